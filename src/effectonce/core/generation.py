@@ -1,0 +1,96 @@
+"""The window: how long a marker is kept, in log time.
+
+    generation = floor(log time / half a window); three are kept, so a marker lives W to 1.5 W.
+
+| log time                                  | generation                                         |
+| ----------------------------------------- | -------------------------------------------------- |
+| a record's timestamp is higher            | rises to it, at most to wall clock + 5 minutes     |
+| a record's timestamp is lower             | stays: log time is monotonic                       |
+| a record has no timestamp                 | rises by the wall time since the last commit       |
+| the commit enters a new generation        | it begins at the position before the commit        |
+| three generations on                      | the floor rises, the horizon with it               |
+| markers stand ahead of the position       | their generation is pinned                         |
+| the position has passed them              | pinned for a whole window more: it starts there    |
+
+Log time, because eight days of downtime must not eat a seven-day window: measured by the wall
+clock that repeats effects, measured by the log it does not. A marker exists until its generation
+is dropped whole; no expiry time is ever compared, since a look-up that says "new" beside a unique
+key that says "exists" would never end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from effectonce.model import UNSET, GenerationStart, Position
+
+KEPT: Final = 3
+"""Generations kept: the current one and two whole halves behind it."""
+
+MAX_AHEAD_MS: Final = 5 * 60 * 1000
+"""A producer's clock may be this far ahead before it no longer moves the window; Kafka's own
+guard against future timestamps is an hour (log.message.timestamp.after.max.ms), clocks under NTP
+are within seconds."""
+
+
+def advance_log_time(log_time_ms: int, record_ms: int, wall_ms: int, last_wall_ms: int) -> int:
+    """Log time once the position has passed a record with the timestamp `record_ms` (or UNSET)."""
+    if record_ms == UNSET:
+        if log_time_ms == UNSET:
+            return wall_ms
+        return log_time_ms + min(max(wall_ms - last_wall_ms, 0), MAX_AHEAD_MS)
+    return max(log_time_ms, min(record_ms, wall_ms + MAX_AHEAD_MS))
+
+
+def generation_of(log_time_ms: int, half_ms: int) -> int:
+    return max(log_time_ms, 0) // half_ms
+
+
+def turn(position: Position, log_time_ms: int, half_ms: int) -> Position:
+    """`position` with its generations, floor and horizon as they are at `log_time_ms`.
+
+    Call it with the position *before* the commit: a generation begins where the position stood
+    when its first markers were written.
+    """
+    current = generation_of(log_time_ms, half_ms)
+    known = position.generations
+    if not known or known[-1].generation < current:
+        known = (*known, GenerationStart(current, position.next, log_time_ms))
+    floor = max(position.floor, current - KEPT + 1)
+    position = _unpin(position, current)
+    if position.ahead_generation:
+        floor = max(position.floor, min(floor, position.ahead_generation))
+    kept = tuple(g for g in known if g.generation >= floor)
+    dropped = len(kept) < len(known)
+    return replace(
+        position,
+        log_time_ms=log_time_ms,
+        floor=floor,
+        generations=kept,
+        horizon=max(position.horizon, kept[0].offset) if dropped else position.horizon,
+    )
+
+
+def pin_ahead(position: Position, offset: int, generation: int) -> Position:
+    """Keep `generation`: it holds a marker for the record at `offset`, ahead of the position."""
+    pinned = min(position.ahead_generation or generation, generation)
+    return replace(
+        position,
+        ahead_generation=pinned,
+        ahead_until=max(position.ahead_until, offset + 1),
+        ahead_passed=0,
+    )
+
+
+def pass_ahead(position: Position, generation: int) -> Position:
+    """Note that the position has passed all markers ahead of it: their window starts now."""
+    if position.ahead_until == UNSET or position.next < position.ahead_until:
+        return position
+    return replace(position, ahead_until=UNSET, ahead_passed=generation)
+
+
+def _unpin(position: Position, current: int) -> Position:
+    if position.ahead_passed and current >= position.ahead_passed + KEPT:
+        return replace(position, ahead_generation=0, ahead_passed=0)
+    return position

@@ -1,0 +1,158 @@
+"""From what became of the records to one `Commit`: markers, position and effects together.
+
+| row in delivered order                    | resolved | leaves a marker         |
+| ----------------------------------------- | -------- | ----------------------- |
+| BELOW, REPEAT                             | yes      | has one                 |
+| RUN, done                                 | yes      | yes, with its outcome   |
+| RUN, ignored                              | yes      | no                      |
+| UNPROTECTED, done or ignored              | yes      | no                      |
+| LEAN                                      | with the record it leans on | shares that one's |
+| RUN or UNPROTECTED, untouched or failed   | no       | no                      |
+| beyond the plan                           | no       | no                      |
+
+Only the contiguous resolved prefix moves the position. A record that is done behind a gap leaves
+its marker all the same, so that the replay of the gap skips it; its generation is pinned until the
+position has passed it. "Contiguous" means in delivered order: compaction and control records leave
+holes in the offsets that no record will ever fill.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import IntEnum
+from typing import Final, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effectonce.core.generation import (
+    advance_log_time,
+    generation_of,
+    pass_ahead,
+    pin_ahead,
+    turn,
+)
+from effectonce.core.plan import Columns, Decision, Plan, Rows
+from effectonce.model import (
+    UNSET,
+    Commit,
+    Markers,
+    OnExisting,
+    Outcome,
+    Position,
+    Write,
+)
+
+FIRST_SERIAL: Final = 2
+"""Serials 0 and 1 are a start's own writes, on an untouched row and on one that has run."""
+
+Endings: TypeAlias = NDArray[np.uint8]
+
+
+class Ending(IntEnum):
+    """What became of a record that was to run."""
+
+    UNTOUCHED = 0
+    DONE = 1
+    IGNORED = 2
+    FAILED = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A plan carried out: `endings` has a row a record; only rows in `plan.runs` count."""
+
+    endings: Endings
+    outcomes: Mapping[int, Outcome] = field(default_factory=dict)
+    writes: tuple[Write, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """When: the clocks at the time of a commit. `record_ms` is that of the last record passed."""
+
+    record_ms: int
+    wall_ms: int
+
+
+def commit_id(epoch: int, serial: int) -> bytes:
+    """16 bytes that no other commit of this partition has: an epoch is handed out once."""
+    return epoch.to_bytes(8, "big") + serial.to_bytes(8, "big")
+
+
+def serial_of(commit_id: bytes) -> int:
+    """0 for a start's own write: nothing has run since. A driver begins at FIRST_SERIAL."""
+    return int.from_bytes(commit_id[8:], "big")
+
+
+def resolved_rows(plan: Plan, endings: Endings) -> int:
+    """Length of the contiguous resolved prefix."""
+    ended = endings[plan.runs]
+    open_rows = plan.runs[(ended != Ending.DONE) & (ended != Ending.IGNORED)]
+    # a copy always stands behind the record it leans on, so the first open run bounds both
+    return int(open_rows[0]) if len(open_rows) else plan.size
+
+
+def marked_rows(plan: Plan, endings: Endings) -> Rows:
+    """Rows that leave a marker, in delivered order."""
+    done: Rows = plan.runs[endings[plan.runs] == Ending.DONE]
+    marked: Rows = done[plan.decisions[done] == Decision.RUN]
+    return marked
+
+
+def settle(
+    position: Position,
+    columns: Columns,
+    plan: Plan,
+    ended: Ended,
+    *,
+    moment: Moment,
+    half_ms: int,
+    serial: int,
+    on_existing: OnExisting,
+) -> Commit | None:
+    """The commit that makes true what happened; None where nothing did."""
+    resolved = resolved_rows(plan, ended.endings)
+    rows = marked_rows(plan, ended.endings)
+    end = int(columns.offsets[resolved - 1]) + 1 if resolved else position.next
+    moved = end > position.next
+    if not moved and not len(rows) and not ended.writes:
+        return None
+    new = turn(position, _log_time(position, moment, moved), half_ms)
+    new = replace(new, commit_id=commit_id(position.epoch, serial), wall_ms=moment.wall_ms)
+    current = generation_of(new.log_time_ms, half_ms)
+    if moved:
+        new = replace(new, next=end, stalled_opens=0, attempt_offset=UNSET, attempts=0)
+        new = pass_ahead(new, current)
+    if len(rows) and rows[-1] >= resolved:
+        new = pin_ahead(new, int(columns.offsets[rows[-1]]), current)
+    return Commit(
+        at=columns.at,
+        expected=position.next,
+        position=new,
+        markers=_markers(columns, rows, ended.outcomes),
+        writes=ended.writes,
+        on_existing=on_existing,
+    )
+
+
+def _log_time(position: Position, moment: Moment, moved: bool) -> int:
+    if not moved:
+        return position.log_time_ms if position.log_time_ms != UNSET else moment.wall_ms
+    return advance_log_time(
+        position.log_time_ms, moment.record_ms, moment.wall_ms, position.wall_ms
+    )
+
+
+def _markers(columns: Columns, rows: Rows, outcomes: Mapping[int, Outcome]) -> Markers | None:
+    if not len(rows):
+        return None
+    return Markers(
+        keys=columns.keys[rows],
+        fingerprints=columns.fingerprints[rows],
+        offsets=columns.offsets[rows],
+        outcomes={i: outcomes[row] for i, row in enumerate(rows.tolist()) if row in outcomes}
+        if outcomes
+        else {},
+    )

@@ -1,0 +1,176 @@
+"""What happened, as frozen events for whoever wants to watch: called a batch at a time, never a
+skipped message at a time. A hook that raises is logged once and changes nothing.
+
+    def on_event(event: eo.hooks.HookEvent) -> None: ...
+    eo.hooks.set_hooks([on_event])            # process-wide, as stamina does; [] is silence
+
+Hooks may also wrap a batch: an object with `around_batch(BatchStarted)` that returns a context
+manager gets one entered while the handlers run, so that its spans enclose theirs.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from effectonce.model import Partition
+
+__all__ = [
+    "BatchCommitted",
+    "BatchStarted",
+    "HookEvent",
+    "PartitionAssigned",
+    "PartitionBegan",
+    "PartitionReleased",
+    "PartitionStalled",
+    "Retrying",
+    "StoreOutage",
+    "get_hooks",
+    "set_hooks",
+]
+
+log = logging.getLogger("effectonce")
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionAssigned:
+    at: Partition
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionBegan:
+    """A partition begins at `offset`; `row` names the row of the start table that said so."""
+
+    at: Partition
+    row: str
+    offset: int
+    epoch: int
+    open_seconds: float
+    """From the assignment to the first possible record, waiting for a LOCK included."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionReleased:
+    at: Partition
+    reason: str
+    """"revoked", "lost", "closed", "stale"."""
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStalled:
+    """The partition stopped at a record; `error` says why."""
+
+    at: Partition
+    offset: int
+    error: Exception
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStarted:
+    """Decided, and about to run. Counts are of records."""
+
+    at: Partition
+    delivered: int
+    fresh: int
+    repeats: int
+
+
+@dataclass(frozen=True, slots=True)
+class BatchCommitted:
+    """Durable: markers, position and effects. Counts are of records passed or marked."""
+
+    at: Partition
+    delivered: int
+    fresh: int
+    """Ran and left a marker now."""
+    repeats: int
+    """Answered from a marker, or copies of one that ran in the same batch."""
+    below: int
+    """Skipped below the stored position."""
+    unprotected: int
+    existing: int
+    """Ran although a marker came first from elsewhere (outside effects): repeats that happened."""
+    next: int
+    handler_seconds: float
+    commit_seconds: float
+    lag: int
+    """Records behind the log's end, as far as it is known without asking; -1: not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    at: Partition
+    offset: int
+    attempt: int
+    wait_seconds: float
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOutage:
+    """The first failure of an outage (`over` false), and its end."""
+
+    at: Partition
+    over: bool
+    error: Exception | None
+    lasted_seconds: float
+
+
+HookEvent: TypeAlias = (
+    PartitionAssigned
+    | PartitionBegan
+    | PartitionReleased
+    | PartitionStalled
+    | BatchStarted
+    | BatchCommitted
+    | Retrying
+    | StoreOutage
+)
+Hook: TypeAlias = Callable[[HookEvent], None]
+
+_hooks: tuple[Hook, ...] = ()
+_failed: set[int] = set()
+
+
+def set_hooks(hooks: Iterable[Hook]) -> None:
+    """Replace all hooks of this process."""
+    global _hooks
+    _hooks = tuple(hooks)
+    _failed.clear()
+
+
+def get_hooks() -> tuple[Hook, ...]:
+    return _hooks
+
+
+def emit(event: HookEvent) -> None:
+    for hook in _hooks:
+        try:
+            hook(event)
+        except Exception:
+            _complain(hook)
+
+
+@contextmanager
+def around_batch(event: BatchStarted) -> Iterator[None]:
+    """Enter every hook's context manager around the handlers of a batch."""
+    with ExitStack() as stack:
+        for hook in _hooks:
+            around: Callable[[BatchStarted], AbstractContextManager[object]] | None
+            around = getattr(hook, "around_batch", None)
+            if around is None:
+                continue
+            try:
+                stack.enter_context(around(event))
+            except Exception:
+                _complain(hook)
+        yield
+
+
+def _complain(hook: Hook) -> None:
+    if id(hook) not in _failed:
+        _failed.add(id(hook))
+        log.exception("a hook raised, once reported: %r", hook)

@@ -1,0 +1,262 @@
+"""The edges of the library as Protocols: everything with I/O, a clock or a thread behind it.
+
+The core decides, the drivers carry out, and what they carry it out on is one of these. A
+simulator that replaces them drives the real driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol, TypeAlias
+
+from effectonce.errors import StoreError
+from effectonce.model import (
+    Commit,
+    CommitResult,
+    Committed,
+    Known,
+    LogEnds,
+    Marker,
+    Offsets,
+    Opened,
+    Partition,
+    Query,
+    Write,
+)
+
+Headers: TypeAlias = Sequence[tuple[str, bytes | None]] | None
+TopicPartition: TypeAlias = tuple[str, int]
+
+
+class Records(Protocol):
+    """One partition's records in delivered order, column by column, as the client gave them.
+
+    A column is read when it is first asked for. `rest(i)` is the same records from row i on.
+    """
+
+    topic: str
+    partition: int
+
+    def __len__(self) -> int: ...
+    def offsets(self) -> Offsets: ...
+    def values(self) -> Sequence[bytes | None]: ...
+    def keys(self) -> Sequence[bytes | None]: ...
+    def headers(self) -> Sequence[Headers]: ...
+    def timestamp_ms(self, row: int) -> int:
+        """The record's timestamp, or UNSET where it has none."""
+        ...
+
+    def leader_epoch(self, row: int) -> int: ...
+    def rest(self, row: int) -> Records: ...
+
+
+# -- store ---------------------------------------------------------------------------------------
+
+
+class Reach(Enum):
+    """Who else sees this store."""
+
+    EMBEDDED = "embedded"
+    """Processes of this host, one at a time a partition; an event ID must keep its partition."""
+    SHARED = "shared"
+    """Every member of the group; one ID in two partitions is caught."""
+
+
+class Durability(Enum):
+    """What a commit survives once it was answered."""
+
+    NONE = "none"
+    PROCESS = "process"
+    HOST = "host"
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a store can promise; `Once` checks the policy against it."""
+
+    name: str
+    reach: Reach
+    durability: Durability
+    in_store_effects: bool
+
+
+class Transaction(Protocol):
+    """The effects of one batch in one partition, event by event, until they are committed.
+
+    What `begin` returns is the `tx` that a handler is given. Nothing reaches the store before
+    the `Commit` that carries `writes()`.
+    """
+
+    def begin(self) -> object: ...
+    def keep(self, tx: object) -> None:
+        """The event ended well: its writes join the batch's. The `tx` is dead from now on."""
+        ...
+
+    def discard(self, tx: object) -> None:
+        """The event failed: its writes are forgotten. The `tx` is dead from now on."""
+        ...
+
+    def writes(self) -> tuple[Write, ...]: ...
+    def kill(self) -> None:
+        """From any thread: every `tx` of this batch raises TransactionClosed from now on."""
+        ...
+
+
+class Store(Protocol):
+    """Where positions, markers and in-store effects live.
+
+    Looking up never marks. Every method may raise StoreUnavailable (try again later) or
+    StoreCorrupt, except `lookup` and `commit`, which answer for each partition by itself, so that
+    one partition's trouble never touches another's.
+    """
+
+    @property
+    def traits(self) -> Traits: ...
+
+    def prepare(self) -> bytes:
+        """Create what is missing; the store's random id (16 bytes), the same for ever after."""
+        ...
+
+    def open(self, at: Partition, topic_id: bytes) -> Opened:
+        """Begin an ownership period: bump the epoch, durably, and return the row as it was.
+
+        A partition never seen gets a row with `next` UNSET; `Opened.row` is then None. Fences
+        every earlier owner. Raises StoreLocked while another process holds an embedded one.
+        """
+        ...
+
+    def has_positions(self, scope: str, group: str, topic: str) -> bool:
+        """Whether any partition of the topic has a pinned position (row 5)."""
+        ...
+
+    def lookup(self, queries: Sequence[Query]) -> list[Known | StoreError]: ...
+
+    def commit(self, commits: Sequence[Commit]) -> list[CommitResult]: ...
+
+    def find(self, at: Partition, key: bytes) -> Marker | None:
+        """Everything known of one key: for people, not for the hot path."""
+        ...
+
+    def transaction(self, at: Partition) -> Transaction:
+        """A transaction over the user's own rows; only where `traits.in_store_effects`."""
+        ...
+
+    def release(self, at: Partition) -> None:
+        """Give a partition up, so that another process may open it. Safe to call twice."""
+        ...
+
+    def close(self) -> None: ...
+
+
+# -- Kafka ---------------------------------------------------------------------------------------
+
+
+class CommitMode(Enum):
+    SYNC = "sync"
+    ASYNC = "async"
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaOffset:
+    """What is told to Kafka after the store has it."""
+
+    topic: str
+    partition: int
+    offset: int
+    metadata: str
+
+
+class Rebalance(Protocol):
+    """What the driver does when the group moves partitions; called inside `Client.fetch`."""
+
+    def on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
+        """These are ours now; the client has assigned them *paused*."""
+        ...
+
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        """These are about to go: drain, and commit what can be committed."""
+        ...
+
+    def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
+        """These are gone already: commits to Kafka will be refused, the store's fence decides."""
+        ...
+
+
+class Client(Protocol):
+    """A Kafka consumer, as the driver needs it. One thread at a time, see `Keeper`."""
+
+    def subscribe(self, topics: Sequence[str], rebalance: Rebalance) -> None: ...
+    def fetch(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
+        """Up to `limit` records, waiting for the first at most `timeout_seconds`.
+
+        Serves rebalances and heartbeats. Grouped by partition, each in delivered order.
+        Raises PartitionGone for a partition whose position the log no longer has.
+        """
+        ...
+
+    def pause(self, partitions: Sequence[TopicPartition]) -> None: ...
+    def resume(self, partitions: Sequence[TopicPartition]) -> None: ...
+    def seek(self, partition: TopicPartition, offset: int) -> None: ...
+    def position(self, partition: TopicPartition) -> int:
+        """The next offset that the client would deliver: passes gaps that records never fill."""
+        ...
+
+    def commit(self, offsets: Sequence[KafkaOffset], mode: CommitMode) -> None: ...
+    def committed(
+        self, partitions: Sequence[TopicPartition]
+    ) -> Mapping[TopicPartition, Committed | None]: ...
+    def log_ends(self, partition: TopicPartition) -> LogEnds: ...
+    def topic_ids(self, topics: Sequence[str]) -> Mapping[str, bytes]:
+        """16 bytes a topic; NO_ID where the broker has none. A topic that is gone is missing."""
+        ...
+
+    def close(self) -> None: ...
+
+
+# -- time and threads ------------------------------------------------------------------------------
+
+
+class Clock(Protocol):
+    def wall_ms(self) -> int: ...
+    def monotonic(self) -> float: ...
+
+
+class Back(Enum):
+    """How the handler's thread finds the client when the handler returns."""
+
+    CLIENT = "client"
+    """The client is this thread's again."""
+    DRAIN = "drain"
+    """The keeper waits inside a revoke: settle what was running, touch the store only, then call
+    `drained()` and `left()` again."""
+
+
+class Charge(Protocol):
+    """What a keeper does while the handler has the thread."""
+
+    def tend(self) -> None:
+        """Keep the membership: pause everything and poll once. Holds the client."""
+        ...
+
+    def cut_off(self) -> None:
+        """The handler is past its deadline. Kill its transaction, free the store, leave."""
+        ...
+
+
+class Keeper(Protocol):
+    """Keeps the group's membership while a handler is slow, and says who may touch the client.
+
+    The caller's thread owns the client except between `entered()` and `left()`.
+    """
+
+    def start(self, charge: Charge, after_seconds: float, deadline_seconds: float) -> None: ...
+    def entered(self) -> None: ...
+    def left(self) -> Back: ...
+    def await_drain(self, seconds: float) -> None:
+        """Called inside a revoke. Returns at once where the handler's thread itself polls."""
+        ...
+
+    def drained(self) -> None: ...
+    def stop(self) -> None: ...
