@@ -1,5 +1,7 @@
-"""What happened, as frozen events for whoever wants to watch: called a batch at a time, never a
-skipped message at a time. A hook that raises is logged once and changes nothing.
+"""What happened, as frozen events for whoever wants to watch.
+
+Hooks are called a batch at a time, never a skipped message at a time. One that raises is logged
+once and changes nothing.
 
     def on_event(event: eo.hooks.HookEvent) -> None: ...
     eo.hooks.set_hooks([on_event])            # process-wide, as stamina does; [] is silence
@@ -14,6 +16,8 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
 from typing import TypeAlias
 
 from effectonce.model import Partition
@@ -37,6 +41,8 @@ log = logging.getLogger("effectonce")
 
 @dataclass(frozen=True, slots=True)
 class PartitionAssigned:
+    """The group gave this member the partition; where it begins is not known yet."""
+
     at: Partition
 
 
@@ -54,6 +60,8 @@ class PartitionBegan:
 
 @dataclass(frozen=True, slots=True)
 class PartitionReleased:
+    """The partition is not this member's any more."""
+
     at: Partition
     reason: str
     """"revoked", "lost", "closed", "stale"."""
@@ -102,6 +110,8 @@ class BatchCommitted:
 
 @dataclass(frozen=True, slots=True)
 class Retrying:
+    """Attempt `attempt` at one record failed; the next comes after `wait_seconds`."""
+
     at: Partition
     offset: int
     attempt: int
@@ -137,40 +147,58 @@ _failed: set[int] = set()
 
 def set_hooks(hooks: Iterable[Hook]) -> None:
     """Replace all hooks of this process."""
-    global _hooks
+    global _hooks  # noqa: PLW0603 - one for the process, and swapped whole
     _hooks = tuple(hooks)
     _failed.clear()
 
 
 def get_hooks() -> tuple[Hook, ...]:
+    """The hooks of this process, in the order in which they are called."""
     return _hooks
 
 
 def emit(event: HookEvent) -> None:
+    """Tell every hook."""
     for hook in _hooks:
-        try:
+        with _contained(hook):
             hook(event)
-        except Exception:
-            _complain(hook)
 
 
 @contextmanager
 def around_batch(event: BatchStarted) -> Iterator[None]:
-    """Enter every hook's context manager around the handlers of a batch."""
+    """Enter every hook's context manager around the handlers of a batch.
+
+    Each sees an exception that passes through; none can swallow it, or add one of its own.
+    """
     with ExitStack() as stack:
         for hook in _hooks:
-            around: Callable[[BatchStarted], AbstractContextManager[object]] | None
-            around = getattr(hook, "around_batch", None)
-            if around is None:
-                continue
-            try:
-                stack.enter_context(around(event))
-            except Exception:
-                _complain(hook)
+            with _contained(hook):
+                around = getattr(hook, "around_batch", None)
+                if around is not None:
+                    manager: AbstractContextManager[object] = around(event)
+                    manager.__enter__()
+                    stack.push(partial(_leave, hook, manager))
         yield
 
 
-def _complain(hook: Hook) -> None:
-    if id(hook) not in _failed:
-        _failed.add(id(hook))
-        log.exception("a hook raised, once reported: %r", hook)
+def _leave(
+    hook: Hook,
+    manager: AbstractContextManager[object],
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+) -> None:
+    # the answer is dropped: a hook does not decide an exception's fate
+    with _contained(hook):
+        manager.__exit__(kind, error, trace)
+
+
+@contextmanager
+def _contained(hook: Hook) -> Iterator[None]:
+    """Whatever the hook raises in here is reported once, and forgotten."""
+    try:
+        yield
+    except Exception:
+        if id(hook) not in _failed:
+            _failed.add(id(hook))
+            log.exception("a hook raised, once reported: %r", hook)
