@@ -1,0 +1,1 @@
+"""Stores: where positions, markers and in-store effects live."""
