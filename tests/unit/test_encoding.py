@@ -1,13 +1,9 @@
 """Stored bytes come back as they went in, or are refused: never another value, never a crash."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
-from decimal import Decimal
 from struct import error as StructError  # noqa: N812  an exception, though its name is small
 
-import msgpack
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -21,7 +17,6 @@ from effectonce.stores.encoding import (
     POSITION_KEY,
     PackedRow,
     PositionRow,
-    Unstorable,
     decode_generation,
     decode_outcome,
     decode_packed,
@@ -34,11 +29,9 @@ from effectonce.stores.encoding import (
     generation_key,
     join_columns,
     outcome_key,
-    pack_outcome,
     packed_key,
-    unpack_outcome,
 )
-from effectonce.testing.owner import EVERY_FIELD, UNSTORABLE, VALUE, markers_of
+from effectonce.testing.owner import EVERY_FIELD, VALUE, markers_of
 
 u16, u32, u64 = (st.integers(0, 2**bits - 1) for bits in (16, 32, 64))
 i64 = st.integers(-(2**63), 2**63 - 1)
@@ -312,75 +305,3 @@ def test_a_description_never_shows_an_event_key() -> None:
     assert describe(GENERATION_KEY) == "the start of generation 7"
     assert describe(POSITION_KEY) == "the position"
     assert describe(b"\x10secret") == "a row of unknown kind 10"
-
-
-# -- what a handler returned --
-
-plain = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=8,
-)
-
-
-@given(plain)
-def test_what_a_handler_returned_comes_back(value: object) -> None:
-    packed = pack_outcome(value, 2**20)
-    assert packed.kind is OutcomeKind.VALUE
-    assert unpack_outcome(packed) == value
-
-
-def test_a_datetime_comes_back_in_utc() -> None:
-    moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
-    assert unpack_outcome(pack_outcome({"at": moment}, 100)) == {"at": moment}
-
-
-def deep(levels: int) -> object:
-    value: object = 1
-    for _ in range(levels):
-        value = [value]
-    return value
-
-
-class Rude:
-    def __reduce__(self) -> str:
-        raise RuntimeError
-
-
-@pytest.mark.parametrize(
-    "value",
-    [Decimal(1), Rude(), {(1, 2): "list as key"}, 2**65, deep(2_000), datetime(2026, 1, 2)],  # noqa: DTZ001
-)
-def test_what_cannot_come_back_is_kept_as_that_fact(value: object) -> None:
-    outcome = pack_outcome(value, 2**20)
-    assert outcome.kind is OutcomeKind.UNSTORABLE
-    kept = unpack_outcome(outcome)
-    assert isinstance(kept, Unstorable)
-    assert kept.reason.startswith("not storable")
-
-
-def test_what_is_too_large_is_kept_as_that_fact() -> None:
-    assert pack_outcome(b"x" * 98, 100).kind is OutcomeKind.VALUE
-    kept = unpack_outcome(pack_outcome(b"x" * 99, 100))
-    assert isinstance(kept, Unstorable)
-    assert (kept.reason, kept.size, len(kept.digest)) == ("too large", 101, 16)
-
-
-@given(st.binary(max_size=60), st.sampled_from(OutcomeKind))
-def test_any_bytes_as_outcome_are_read_or_refused(data: bytes, kind: OutcomeKind) -> None:
-    with suppress(StoreCorrupt):
-        unpack_outcome(Outcome(kind, data))
-
-
-@pytest.mark.parametrize(
-    "data", [b"\xdd\xff\xff\xff\xff", b"\xdb\xff\xff\xff\xff", b"\x91" * 3_000]
-)
-def test_a_length_or_depth_that_lies_is_refused(data: bytes) -> None:
-    with pytest.raises(StoreCorrupt):
-        unpack_outcome(Outcome(OutcomeKind.VALUE, data))
-
-
-def test_the_contracts_example_outcomes_are_real_ones() -> None:
-    assert unpack_outcome(VALUE) == [1, 2, 3]
-    assert isinstance(unpack_outcome(UNSTORABLE), Unstorable)
-    assert msgpack.unpackb(UNSTORABLE.data) == ["too large", 1000, None]

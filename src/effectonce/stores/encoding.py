@@ -26,11 +26,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from struct import Struct
 from typing import Any, Final
 
-import msgpack
 import numpy as np
 from numpy.typing import NDArray
 from xxhash import xxh3_64_digest, xxh3_64_intdigest
@@ -416,49 +414,3 @@ def decode_outcome(key: bytes, value: bytes) -> Outcome:
     if kind not in _OUTCOME_KINDS:
         raise StoreCorrupt(f"{describe(key)} is of unknown kind {kind}")
     return Outcome(OutcomeKind(kind), bytes(body[_OUTCOME.size :]))
-
-
-# -- what a handler returned -----------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Unstorable:
-    """What is kept of an outcome that could not be: why, how large, and which."""
-
-    reason: str
-    size: int
-    digest: bytes
-
-
-def pack_outcome(value: object, limit_bytes: int) -> Outcome:
-    """`value` as it is kept. Never raises: the effect has happened, whatever its outcome is.
-
-    What msgpack cannot give back (a foreign type, a map keyed by lists, too deep) and what is too
-    large is kept as that fact. Tuples come back as lists, aware datetimes in UTC.
-    """
-    try:
-        data: bytes = msgpack.packb(value, datetime=True)
-        _unpacked(data)
-    except Exception as error:  # noqa: BLE001  the user's object may raise anything
-        return _unstorable(f"not storable: {type(error).__name__}", 0, b"")
-    if len(data) > limit_bytes:
-        return _unstorable("too large", len(data), blake2b(data, digest_size=16).digest())
-    return Outcome(OutcomeKind.VALUE, data)
-
-
-def unpack_outcome(outcome: Outcome) -> object:
-    """What the handler returned, or an `Unstorable`. Raises StoreCorrupt."""
-    try:
-        value = _unpacked(outcome.data)
-        return value if outcome.kind is OutcomeKind.VALUE else Unstorable(*value)
-    except (ValueError, TypeError, OverflowError, msgpack.UnpackException) as error:
-        raise StoreCorrupt(f"an outcome is not msgpack: {type(error).__name__}") from error
-
-
-def _unpacked(data: bytes) -> Any:
-    # lengths are bounded by the data itself, the depth by msgpack (512 levels)
-    return msgpack.unpackb(data, timestamp=3, strict_map_key=False)
-
-
-def _unstorable(reason: str, size: int, digest: bytes) -> Outcome:
-    return Outcome(OutcomeKind.UNSTORABLE, msgpack.packb((reason, size, digest)))
