@@ -166,5 +166,6 @@ def _cut(decisions: Decisions, leans: dict[int, int]) -> Plan:
     if len(blocked):
         size = int(blocked[0])
         blocked_by = Decision(int(decisions[size]))
+        leans = {row: leader for row, leader in leans.items() if row < size}
     runs = np.flatnonzero(decisions[:size] <= Decision.UNPROTECTED)
     return Plan(size, decisions, runs, leans, blocked_by)
