@@ -11,6 +11,7 @@
     |- HandlerTimeout        the handler outlived `handler_timeout_seconds` and was cut off
     |- TransactionClosed     a `tx` was used after its event had ended
     |- Rival                 someone else opens this partition again and again
+    |- BrokerError           Kafka did not answer, or refused a call; tried again while that helps
     `- StoreError
        |- StoreUnavailable   down, full, slow: waited for, nothing is lost
        |  `- StoreLocked     another process still holds the partition's database
@@ -25,6 +26,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 __all__ = [
+    "BrokerError",
     "ConfigError",
     "EffectOnceError",
     "HandlerFailed",
@@ -100,6 +102,10 @@ class TransactionClosed(EffectOnceError):
 
 class Rival(EffectOnceError):
     """The partition was opened by someone else three times within a minute."""
+
+
+class BrokerError(EffectOnceError):
+    """Kafka did not answer, or refused a call. Positions are in the store: nothing is lost."""
 
 
 class StoreError(EffectOnceError):

@@ -107,6 +107,15 @@ class Status(IntEnum):
     UNSTORABLE = 2
 
 
+class Ending(IntEnum):
+    """What became of a record that was to run."""
+
+    UNTOUCHED = 0
+    DONE = 1
+    IGNORED = 2
+    FAILED = 3
+
+
 class OutcomeKind(IntEnum):
     VALUE = 0
     """`data` is the msgpack of what the handler returned."""

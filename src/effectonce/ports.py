@@ -33,7 +33,7 @@ TopicPartition: TypeAlias = tuple[str, int]
 class Records(Protocol):
     """One partition's records in delivered order, column by column, as the client gave them.
 
-    A column is read when it is first asked for. `rest(i)` is the same records from row i on.
+    A column is read when it is first asked for. `part(i, j)` is rows i to j, as records again.
     """
 
     topic: str
@@ -49,7 +49,7 @@ class Records(Protocol):
         ...
 
     def leader_epoch(self, row: int) -> int: ...
-    def rest(self, row: int) -> Records: ...
+    def part(self, start: int, stop: int | None = None) -> Records: ...
 
 
 # -- store ---------------------------------------------------------------------------------------
@@ -168,8 +168,8 @@ class KafkaOffset:
     metadata: str
 
 
-class Rebalance(Protocol):
-    """What the driver does when the group moves partitions; called inside `Client.fetch`."""
+class Listener(Protocol):
+    """What the driver hears from its client; called inside `Client.fetch` and `Client.close`."""
 
     def on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
         """These are ours now; the client has assigned them *paused*."""
@@ -180,19 +180,24 @@ class Rebalance(Protocol):
         ...
 
     def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
-        """These are gone already: commits to Kafka will be refused, the store's fence decides."""
+        """These are gone already: Kafka refuses commits from now on, the store's fence decides."""
         ...
+
+    def on_position_gone(self, partition: TopicPartition, reason: str) -> None:
+        """The log no longer has the client's position: retention passed it, or it was cut off."""
+        ...
+
+    def on_topic_gone(self, topic: str, reason: str) -> None: ...
 
 
 class Client(Protocol):
     """A Kafka consumer, as the driver needs it. One thread at a time, see `Keeper`."""
 
-    def subscribe(self, topics: Sequence[str], rebalance: Rebalance) -> None: ...
+    def subscribe(self, topics: Sequence[str], listener: Listener) -> None: ...
     def fetch(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
         """Up to `limit` records, waiting for the first at most `timeout_seconds`.
 
         Serves rebalances and heartbeats. Grouped by partition, each in delivered order.
-        Raises PartitionGone for a partition whose position the log no longer has.
         """
         ...
 
@@ -208,6 +213,11 @@ class Client(Protocol):
         self, partitions: Sequence[TopicPartition]
     ) -> Mapping[TopicPartition, Committed | None]: ...
     def log_ends(self, partition: TopicPartition) -> LogEnds: ...
+    def known_end(self, partition: TopicPartition) -> int:
+        """The log's end as last heard with a fetch, without asking; UNSET before the first."""
+        ...
+
+    def partitions_of(self, topic: str) -> Sequence[int]: ...
     def topic_ids(self, topics: Sequence[str]) -> Mapping[str, bytes]:
         """16 bytes a topic; NO_ID where the broker has none. A topic that is gone is missing."""
         ...
@@ -221,16 +231,6 @@ class Client(Protocol):
 class Clock(Protocol):
     def wall_ms(self) -> int: ...
     def monotonic(self) -> float: ...
-
-
-class Back(Enum):
-    """How the handler's thread finds the client when the handler returns."""
-
-    CLIENT = "client"
-    """The client is this thread's again."""
-    DRAIN = "drain"
-    """The keeper waits inside a revoke: settle what was running, touch the store only, then call
-    `drained()` and `left()` again."""
 
 
 class Charge(Protocol):
@@ -248,15 +248,25 @@ class Charge(Protocol):
 class Keeper(Protocol):
     """Keeps the group's membership while a handler is slow, and says who may touch the client.
 
-    The caller's thread owns the client except between `entered()` and `left()`.
+    The caller's thread owns the client except between `entered()` and `left()`; before `left()`
+    it has settled with the store whatever the handler finished.
     """
 
-    def start(self, charge: Charge, after_seconds: float, deadline_seconds: float) -> None: ...
+    def start(self, charge: Charge, *, after_seconds: float, deadline_seconds: float) -> None: ...
     def entered(self) -> None: ...
-    def left(self) -> Back: ...
-    def await_drain(self, seconds: float) -> None:
-        """Called inside a revoke. Returns at once where the handler's thread itself polls."""
+    def progressed(self) -> None:
+        """A handler call has ended: the deadline runs anew."""
         ...
 
-    def drained(self) -> None: ...
+    def left(self) -> None:
+        """The client is the caller's again; waits for a poll of the keeper's to end."""
+        ...
+
+    def await_left(self, seconds: float) -> None:
+        """Called inside a revoke: wait until the handler's thread has settled with the store.
+
+        Returns at once on the handler's own thread: it polls, so nothing is running.
+        """
+        ...
+
     def stop(self) -> None: ...

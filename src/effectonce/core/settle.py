@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import IntEnum
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -37,6 +36,7 @@ from effectonce.core.plan import Columns, Decision, Plan, Rows
 from effectonce.model import (
     UNSET,
     Commit,
+    Ending,
     Markers,
     OnExisting,
     Outcome,
@@ -50,15 +50,6 @@ FIRST_SERIAL: Final = 2
 Endings: TypeAlias = NDArray[np.uint8]
 
 
-class Ending(IntEnum):
-    """What became of a record that was to run."""
-
-    UNTOUCHED = 0
-    DONE = 1
-    IGNORED = 2
-    FAILED = 3
-
-
 @dataclass(frozen=True, slots=True)
 class Ended:
     """A plan carried out: `endings` has a row a record; only rows in `plan.runs` count."""
@@ -70,10 +61,11 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """When: the clocks at the time of a commit. `record_ms` is that of the last record passed."""
+    """When: the wall clock at a commit, and what the last record passed says of its own."""
 
     record_ms: int
     wall_ms: int
+    leader_epoch: int = UNSET
 
 
 def commit_id(epoch: int, serial: int) -> bytes:
@@ -123,7 +115,14 @@ def settle(
     new = replace(new, commit_id=commit_id(position.epoch, serial), wall_ms=moment.wall_ms)
     current = generation_of(new.log_time_ms, half_ms)
     if moved:
-        new = replace(new, next=end, stalled_opens=0, attempt_offset=UNSET, attempts=0)
+        new = replace(
+            new,
+            next=end,
+            leader_epoch=moment.leader_epoch,
+            stalled_opens=0,
+            attempt_offset=UNSET,
+            attempts=0,
+        )
         new = pass_ahead(new, current)
     if len(rows) and rows[-1] >= resolved:
         new = pin_ahead(new, int(columns.offsets[rows[-1]]), current)

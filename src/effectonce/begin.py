@@ -1,0 +1,138 @@
+"""From an assignment to the first record: the order in which a partition begins.
+
+    1 open      the store hands out an epoch; a LOCK held elsewhere is waited for
+    2 ask       Kafka's committed offset and the log's ends, after the epoch: no earlier owner can
+                move the position any more
+    3 decide    core/start.py
+    4 write     the row, where the start changed it
+    5 tell      Kafka: (next, our metadata), synchronously, before the first record runs
+    6 seek      and resume
+
+Any step may fail and is tried again from the top; the partition stays assigned and paused.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Final
+
+from effectonce.core.start import Begin, Refuse, Situation, start, witness_of
+from effectonce.desk import Desk
+from effectonce.errors import BrokerError, StartRefused, StoreError, StoreLocked, UnknownTopic
+from effectonce.hooks import PartitionBegan, emit
+from effectonce.model import UNSET, Committed, Opened
+from effectonce.once import Once
+from effectonce.owned import Owned, Stage
+from effectonce.policy import StartAt
+from effectonce.ports import Client, Clock, CommitMode, KafkaOffset, Reach
+
+log = logging.getLogger("effectonce")
+
+BROKER_WAIT_SECONDS: Final = 0.2
+LOCK_WAIT_SECONDS: Final = 0.05
+"""A killed owner's LOCK is free within 4 ms (seen), so asking often makes takeovers short; the
+question costs 2.5 ms."""
+LOCK_QUIET_SECONDS: Final = 2.0
+"""A hand-over between processes is normal and silent; a longer wait is worth a line."""
+
+
+class Beginner:
+    """Begins partitions; holds nothing of its own."""
+
+    def __init__(self, once: Once, client: Client, clock: Clock, desk: Desk, store_id: bytes):
+        self._once = once
+        self._client = client
+        self._clock = clock
+        self._desk = desk
+        self._store_id = store_id
+
+    def begin(self, owned: Owned, topic_ids: Mapping[str, bytes]) -> None:
+        """Take the steps above; afterwards `owned` is RUNNING, STOPPED, or has a new `due`."""
+        topic_id = topic_ids.get(owned.at.topic)
+        if topic_id is None:
+            self._desk.stop(owned, UnknownTopic(f"{owned.at}: the topic is gone"))
+            return
+        opened = self._open(owned, topic_id)
+        if opened is None:
+            return
+        try:
+            situation = self._ask(owned, opened, topic_id)
+            decided = start(situation, self._once.start_policy)
+            if isinstance(decided, Refuse):
+                # the LOCK is freed, so that whoever mends it can
+                self._once.store.release(owned.at)
+                owned.opened = None
+                self._desk.stop(owned, StartRefused(decided.message, row=decided.row))
+                return
+            if self._write(owned, decided, opened):
+                self._run(owned, decided, situation)
+        except BrokerError as error:
+            owned.error = error
+            owned.due = self._clock.monotonic() + BROKER_WAIT_SECONDS
+            log.info("%s: cannot begin yet: %s", owned.at, error)
+
+    def _open(self, owned: Owned, topic_id: bytes) -> Opened | None:
+        if owned.opened is not None:
+            return owned.opened
+        try:
+            owned.opened = self._once.store.open(owned.at, topic_id)
+        except StoreLocked as locked:
+            now = self._clock.monotonic()
+            if owned.error is None and now - owned.assigned_at > LOCK_QUIET_SECONDS:
+                log.warning("%s: waiting for its store: %s", owned.at, locked)
+                owned.error = locked
+            owned.due = now + LOCK_WAIT_SECONDS
+        except StoreError as error:
+            self._desk.store_failed(owned, error)
+        return owned.opened
+
+    def _ask(self, owned: Owned, opened: Opened, topic_id: bytes) -> Situation:
+        committed = self._client.committed([owned.key])[owned.key]
+        return Situation(
+            at=owned.at,
+            row=opened.row,
+            epoch=opened.epoch,
+            store_id=self._store_id,
+            topic_id=topic_id,
+            committed=committed,
+            log=self._client.log_ends(owned.key),
+            shared=self._once.store.traits.reach is Reach.SHARED,
+            known_group=opened.row is None and self._known_group(owned, committed),
+        )
+
+    def _known_group(self, owned: Owned, committed: Committed | None) -> bool:
+        """Whether "latest" would skip the first records of a partition that was added later."""
+        if self._once.start_policy.start is not StartAt.LATEST or committed is not None:
+            return committed is not None
+        at = owned.at
+        if self._once.store.has_positions(at.scope, at.group, at.topic):
+            return True
+        siblings = self._client.partitions_of(at.topic)
+        return any(self._client.committed([(at.topic, n) for n in siblings]).values())
+
+    def _write(self, owned: Owned, decided: Begin, opened: Opened) -> bool:
+        owned.position = decided.position
+        if not decided.write:
+            return True
+        expected = opened.row.next if opened.row else UNSET
+        return self._desk.begin_row(owned, decided.position, expected)
+
+    def _run(self, owned: Owned, decided: Begin, situation: Situation) -> None:
+        at, position = owned.at, decided.position
+        self._client.commit(
+            [KafkaOffset(at.topic, at.number, position.next, witness_of(position))],
+            CommitMode.SYNC,
+        )
+        self._client.seek(owned.key, position.next)
+        owned.told = position.next
+        owned.log_end = owned.known_end = situation.log.end
+        if position.in_flight and not self._once.in_store:
+            owned.maybe_repeated_below = situation.log.end
+        owned.stage, owned.error = Stage.RUNNING, None
+        if decided.loud:
+            log.warning("%s", decided.loud)
+        waited = self._clock.monotonic() - owned.assigned_at
+        log.info("%s: begins at %d (row %s, epoch %d)", at, position.next, decided.row,
+                 position.epoch)  # fmt: skip
+        emit(PartitionBegan(at, decided.row, position.next, position.epoch, waited))

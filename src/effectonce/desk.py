@@ -1,0 +1,370 @@
+"""Where one partition's records are decided and settled: touches the store, never the client.
+
+    decide    identify -> look up -> plan; what runs goes to the handlers, as a `Task`
+    conclude  settle -> commit; then what became of the records that stand behind
+
+| answer to the commit | then                                                              |
+| -------------------- | ----------------------------------------------------------------- |
+| Applied, Already     | the position is the new one; the rest is held, or taken on        |
+| Conflict             | the effects are gone with the transaction: decide the same again  |
+| Stale                | someone else opened the partition: open again                     |
+| Unknown              | hold everything; the identical commit is sent again               |
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterable
+from typing import Final
+
+from effectonce.core.outcome import encode_outcome
+from effectonce.core.plan import Columns, Decision, Pending, plan
+from effectonce.core.settle import Ended, Moment, resolved_rows, settle
+from effectonce.core.stall import Pace, attempt, first_start, pace, rest
+from effectonce.errors import (
+    HandlerFailed,
+    IdReused,
+    PartitionStopped,
+    Rival,
+    StoreCorrupt,
+    StoreError,
+    StoreUnavailable,
+    Unidentified,
+)
+from effectonce.event import Work
+from effectonce.hooks import (
+    BatchCommitted,
+    PartitionStalled,
+    Retrying,
+    StoreOutage,
+    emit,
+    get_hooks,
+)
+from effectonce.model import (
+    UNSET,
+    Already,
+    Applied,
+    Commit,
+    CommitResult,
+    Conflict,
+    Outcome,
+    Position,
+    Query,
+    Stale,
+    Unknown,
+)
+from effectonce.once import Once
+from effectonce.owned import Owned, Stage, Task, Unsent
+from effectonce.ports import Clock, Reach, Records
+
+log = logging.getLogger("effectonce")
+
+STORE_WAIT_SECONDS: Final = 0.05
+STORE_WAIT_MAX_SECONDS: Final = 5.0
+"""Backoff of an outage; RocksDB itself recovers 5 s after space returns (seen)."""
+RIVAL_SECONDS: Final = 60.0
+"""Three stale answers within this are no accident."""
+
+
+class Desk:
+    def __init__(self, once: Once, clock: Clock, partitions: Iterable[Owned]) -> None:
+        self._once = once
+        self._store = once.store
+        self._clock = clock
+        self._partitions = partitions
+        self._shared = once.store.traits.reach is Reach.SHARED
+
+    # -- before the handlers -------------------------------------------------------------------
+
+    def decide(self, owned: Owned, records: Records) -> Task | None:
+        """What is to run of these records; None where they had to be held or dropped."""
+        if pace(owned.row) is Pace.ONE_BY_ONE and len(records) > 1:
+            owned.held.appendleft(records.part(1))
+            records = records.part(0, 1)
+        identified = self._once.identity.identify(records)
+        columns = Columns(
+            owned.at,
+            records.offsets(),
+            identified.keys,
+            identified.fingerprints,
+            identified.problems,
+        )
+        (known,) = self._store.lookup([Query(owned.at, columns.keys, owned.row.run)])
+        if isinstance(known, StoreError):
+            owned.held.appendleft(records)
+            self.store_failed(owned, known)
+            return None
+        self._store_works(owned)
+        decided = plan(columns, known, owned.row.next, self._pending(), self._once.unidentified)
+        if len(decided.runs) and not self._count_start(
+            owned, int(columns.offsets[decided.runs[0]])
+        ):
+            owned.held.appendleft(records)
+            return None
+        transaction = self._store.transaction(owned.at) if self._once.in_store else None
+        work = Work(
+            records,
+            identified,
+            decided.runs.tolist(),
+            size=len(records),
+            scope=owned.at.scope,
+            effects=transaction,
+            maybe_repeated_below=owned.maybe_repeated_below,
+        )
+        return Task(owned, records, identified, columns, decided, work, transaction)
+
+    def _pending(self) -> dict[bytes, Pending] | None:
+        """Keys whose commit has no answer yet; they matter where other partitions share them."""
+        if not self._shared:
+            return None
+        pending: dict[bytes, Pending] = {}
+        for owned in self._partitions:
+            if owned.unsent is None or (markers := owned.unsent.commit.markers) is None:
+                continue
+            raw = markers.keys.tobytes()
+            for row, fingerprint in enumerate(markers.fingerprints.tolist()):
+                pending[raw[16 * row : 16 * row + 16]] = Pending(owned.at, fingerprint)
+        return pending
+
+    def _count_start(self, owned: Owned, offset: int) -> bool:
+        """Count what may kill the process durably before it runs; false where that failed."""
+        if pace(owned.row) is Pace.ONE_BY_ONE:
+            commit = attempt(owned.at, owned.row, offset, owned.next_serial())
+            log.error(
+                "%s: %d owners in a row began and none advanced; running offset %d alone, attempt "
+                "%d (does this record kill the process?)",
+                owned.at,
+                owned.row.stalled_opens,
+                offset,
+                commit.position.attempts,
+            )
+            if not owned.counted:
+                counted = first_start(owned.at, commit.position, owned.next_serial())
+                commit = Commit(owned.at, commit.expected, counted.position)
+        elif not owned.counted:
+            commit = first_start(owned.at, owned.row, owned.next_serial())
+        else:
+            return True
+        owned.counted = self._note(owned, commit)
+        return owned.counted
+
+    def begin_row(self, owned: Owned, position: Position, expected: int) -> bool:
+        """Write the row of a start."""
+        return self._note(owned, Commit(owned.at, expected, position))
+
+    def _note(self, owned: Owned, commit: Commit) -> bool:
+        """Commit a position without markers. Unanswered, it is simply made anew later."""
+        (result,) = self._store.commit([commit])
+        if isinstance(result, Applied | Already):
+            owned.position = commit.position
+            self._store_works(owned)
+            return True
+        if isinstance(result, Stale):
+            self._stale(owned)
+        elif isinstance(result, Unknown):
+            self.store_failed(owned, result.error)
+        return False
+
+    # -- after the handlers --------------------------------------------------------------------
+
+    def conclude(self, task: Task) -> None:
+        """Make true what the handlers did, and see to the records behind."""
+        owned, work = task.owned, task.work
+        resolved = resolved_rows(task.plan, work.endings)
+        commit = settle(
+            owned.row,
+            task.columns,
+            task.plan,
+            Ended(
+                work.endings,
+                self._outcomes(work),
+                task.transaction.writes() if task.transaction else (),
+            ),
+            moment=self._moment(task, resolved),
+            half_ms=self._once.window.half_ms,
+            serial=owned.next_serial(),
+            on_existing=self._once.on_existing,
+        )
+        if commit is None:
+            self._behind(task, resolved)
+        else:
+            self._send(task, commit)
+
+    def _outcomes(self, work: Work) -> dict[int, Outcome]:
+        if not work.outcomes:
+            return {}
+        limit = self._once.limits.outcome_bytes
+        encoded = {row: encode_outcome(value, limit) for row, value in work.outcomes.items()}
+        return {row: outcome for row, outcome in encoded.items() if outcome is not None}
+
+    def _moment(self, task: Task, resolved: int) -> Moment:
+        # the last record's time stands for the batch: log time only has to rise (PROTOCOL 6)
+        wall_ms = self._clock.wall_ms()
+        if not resolved:
+            return Moment(UNSET, wall_ms)
+        last = resolved - 1
+        records = task.records
+        return Moment(records.timestamp_ms(last), wall_ms, records.leader_epoch(last))
+
+    def resend(self, owned: Owned) -> None:
+        """Send the commit without an answer once more, exactly as it was."""
+        unsent = owned.unsent
+        assert unsent is not None
+        owned.unsent = None
+        self._send(unsent.task, unsent.commit)
+
+    def _send(self, task: Task, commit: Commit) -> None:
+        owned = task.owned
+        began = self._clock.monotonic()
+        (result,) = self._store.commit([commit])
+        if isinstance(result, Applied | Already):
+            resolved = resolved_rows(task.plan, task.work.endings)
+            owned.position = commit.position
+            self._store_works(owned)
+            if get_hooks():
+                self._report(task, commit, result, resolved, self._clock.monotonic() - began)
+            self._behind(task, resolved)
+        elif isinstance(result, Conflict):
+            log.info("%s: %d events took effect elsewhere meanwhile", owned.at, len(result.rows))
+            owned.held.appendleft(task.records)
+        elif isinstance(result, Stale):
+            self._stale(owned)
+        else:
+            owned.unsent = Unsent(task, commit)
+            self.store_failed(owned, result.error)
+
+    def _behind(self, task: Task, resolved: int) -> None:
+        """What stands at the first record that the position did not pass decides how it goes on."""
+        owned, records = task.owned, task.records
+        if resolved == len(records):
+            return
+        owned.held.appendleft(records.part(resolved))
+        offset = int(task.columns.offsets[resolved])
+        if resolved < task.plan.size:
+            error = task.work.failures.get(resolved)
+            if error is not None:
+                self._failed(owned, offset, error)
+            elif not resolved and not task.work.endings.any():
+                # a loop of the user's that touches nothing must not spin
+                owned.due = self._clock.monotonic() + self._once.retry.wait_seconds(1, 0.0)
+        elif task.plan.blocked_by is Decision.WAIT:
+            owned.due = self._clock.monotonic() + STORE_WAIT_SECONDS
+        elif task.plan.blocked_by is not None:
+            self.stop(owned, self._blocked(task, resolved, offset), offset)
+
+    def _failed(self, owned: Owned, offset: int, error: BaseException) -> None:
+        again = owned.attempts + 1 if owned.attempt_offset == offset else 1
+        owned.attempt_offset, owned.attempts = offset, again
+        retry = self._once.retry
+        if again >= retry.attempts:
+            stopped = HandlerFailed(
+                f"{owned.at} offset {offset}: the handler failed {again} times, at last with "
+                f"{type(error).__name__}: {error}. Everything before it is committed, nothing "
+                "behind it was run; the record stays in Kafka. Mend the handler and restart"
+            )
+            stopped.__cause__ = error
+            self.stop(owned, stopped, offset)
+            return
+        wait = retry.wait_seconds(again, random.random())
+        owned.due = self._clock.monotonic() + wait
+        log.warning(
+            "%s offset %d: attempt %d of %d failed, next in %.1f s: %s: %s",
+            owned.at, offset, again, retry.attempts, wait, type(error).__name__, error,
+        )  # fmt: skip
+        emit(Retrying(owned.at, offset, again, wait, error))
+
+    def _blocked(self, task: Task, row: int, offset: int) -> PartitionStopped:
+        at = task.owned.at
+        if task.plan.blocked_by is Decision.UNIDENTIFIED:
+            problem = task.identified.problems[row]
+            return Unidentified(
+                f"{at} offset {offset}: no usable event ID: {problem.text}. Everything before it is "
+                "committed; the record stays in Kafka. Mend the producer or `identify`, or pass "
+                'on_unidentified="process" to run such records unprotected'
+            )
+        return IdReused(
+            f"{at} offset {offset}: its event ID was used before, with another payload: two "
+            "different events share it, or `identify` picks the wrong field. Everything before it "
+            "is committed; the record stays in Kafka. Mend the producer or `identify`"
+        )
+
+    # -- trouble -------------------------------------------------------------------------------
+
+    def stop(self, owned: Owned, error: Exception, offset: int = UNSET) -> None:
+        """Hold the partition here: paused, still assigned, red in `health()`."""
+        owned.stage, owned.error = Stage.STOPPED, error
+        owned.held.clear()
+        log.error("stopped: %s", error)
+        emit(PartitionStalled(owned.at, offset, error))
+
+    def store_failed(self, owned: Owned, error: Exception) -> None:
+        """The store is down, full or locked: wait, Kafka is the buffer. Corrupt: stop."""
+        if isinstance(error, StoreCorrupt) or not isinstance(error, StoreUnavailable):
+            self.stop(owned, error)
+            return
+        now = self._clock.monotonic()
+        if not owned.failures:
+            owned.outage_since = now
+            log.warning("%s: waiting for the store, nothing is lost: %s", owned.at, error)
+            emit(StoreOutage(owned.at, over=False, error=error, lasted_seconds=0.0))
+        owned.error = error
+        wait = min(STORE_WAIT_SECONDS * 2.0 ** min(owned.failures, 16), STORE_WAIT_MAX_SECONDS)
+        owned.failures += 1
+        owned.due = now + wait
+
+    def _store_works(self, owned: Owned) -> None:
+        if owned.failures:
+            lasted = self._clock.monotonic() - owned.outage_since
+            owned.failures, owned.error = 0, None
+            log.warning("%s: the store answers again after %.1f s", owned.at, lasted)
+            emit(StoreOutage(owned.at, over=True, error=None, lasted_seconds=lasted))
+
+    def _stale(self, owned: Owned) -> None:
+        now = self._clock.monotonic()
+        owned.reopened.append(now)
+        if len(owned.reopened) == 3 and now - owned.reopened[0] < RIVAL_SECONDS:
+            self.stop(
+                owned,
+                Rival(
+                    f"{owned.at}: opened by someone else three times within a minute. Nothing was "
+                    "lost: each of their commits holds. Two groups of one name and scope on one "
+                    "store, or one store used by two clusters? Give one of them its own scope"
+                ),
+            )
+            return
+        log.warning("%s: someone else opened the partition; dropping the work, opening", owned.at)
+        owned.reopen()
+
+    def rest(self, owned: Owned) -> None:
+        """Note that nothing is in flight: the partition is given up in good order."""
+        if not owned.counted or owned.unsent is not None or owned.released:
+            return
+        if owned.attempt_offset == owned.row.next:
+            return  # its record failed, and who knows how far it got
+        commit = rest(owned.at, owned.row, owned.next_serial())
+        if commit is not None:
+            (result,) = self._store.commit([commit])
+            if isinstance(result, Applied | Already):
+                owned.position = commit.position
+
+    def _report(
+        self, task: Task, commit: Commit, result: CommitResult, resolved: int, seconds: float
+    ) -> None:
+        decisions = task.plan.decisions[:resolved].tolist()
+        owned = task.owned
+        emit(
+            BatchCommitted(
+                at=owned.at,
+                delivered=resolved,
+                fresh=len(commit.markers) if commit.markers else 0,
+                repeats=decisions.count(Decision.REPEAT) + decisions.count(Decision.LEAN),
+                below=decisions.count(Decision.BELOW),
+                unprotected=decisions.count(Decision.UNPROTECTED),
+                existing=result.existing if isinstance(result, Applied) else 0,
+                next=commit.position.next,
+                handler_seconds=task.handler_seconds,
+                commit_seconds=seconds,
+                lag=max(owned.known_end - commit.position.next, 0) if owned.known_end >= 0 else -1,
+            )
+        )

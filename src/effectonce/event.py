@@ -1,0 +1,283 @@
+"""What a handler sees: an `Event`, or a `Batch` of them. Repeats never get this far.
+
+An event ends once: done (a marker), ignored (no marker, the position moves), or failed (it will be
+run again). One that is never touched stays as it was and is handed over again.
+
+Objects are made for events that run, and for nothing else: a skipped record costs no object.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from types import TracebackType
+from typing import Protocol
+
+import numpy as np
+
+from effectonce.model import Ending, Keys, Offsets
+from effectonce.policy import IGNORED
+
+__all__ = ["Batch", "Event"]
+
+
+class Source(Protocol):
+    """One partition's records, as a client gave them (`ports.Records` is one)."""
+
+    topic: str
+    partition: int
+
+    def offsets(self) -> Offsets: ...
+    def values(self) -> Sequence[bytes | None]: ...
+    def keys(self) -> Sequence[bytes | None]: ...
+    def headers(self) -> Sequence[Sequence[tuple[str, bytes | None]] | None]: ...
+    def timestamp_ms(self, row: int) -> int: ...
+
+
+class Texts(Protocol):
+    """The event IDs as text, row by row, and as keys."""
+
+    @property
+    def keys(self) -> Keys: ...
+    def text(self, row: int) -> str: ...
+
+
+class Effects(Protocol):
+    """Where in-store effects collect (`ports.Transaction` is one)."""
+
+    def begin(self) -> object: ...
+    def keep(self, tx: object) -> None: ...
+    def discard(self, tx: object) -> None: ...
+
+
+class Work:
+    """One partition's records while their handlers run, and how each of them ended."""
+
+    __slots__ = (
+        "_open",
+        "effects",
+        "endings",
+        "failures",
+        "identified",
+        "maybe_repeated_below",
+        "outcomes",
+        "records",
+        "runs",
+        "scope",
+    )
+
+    def __init__(
+        self,
+        records: Source,
+        identified: Texts,
+        runs: Sequence[int],
+        *,
+        size: int,
+        scope: str,
+        effects: Effects | None,
+        maybe_repeated_below: int,
+    ) -> None:
+        self.records = records
+        self.identified = identified
+        self.runs = runs
+        self.scope = scope
+        self.effects = effects
+        self.maybe_repeated_below = maybe_repeated_below
+        self.endings = np.zeros(size, np.uint8)
+        self.outcomes: dict[int, object] = {}
+        self.failures: dict[int, BaseException] = {}
+        self._open: dict[int, object] = {}
+
+    def begin(self, row: int) -> object:
+        """The event's own `tx`; None where effects live outside."""
+        if self.effects is None:
+            return None
+        tx = self.effects.begin()
+        self._open[row] = tx
+        return tx
+
+    def done(self, row: int, outcome: object) -> None:
+        tx = self._open.pop(row, None)
+        if tx is not None and self.effects is not None:
+            self.effects.keep(tx)
+        if outcome is IGNORED:
+            self.endings[row] = Ending.IGNORED
+            return
+        self.endings[row] = Ending.DONE
+        if outcome is not None:
+            self.outcomes[row] = outcome
+
+    def failed(self, row: int, error: BaseException) -> None:
+        tx = self._open.pop(row, None)
+        if tx is not None and self.effects is not None:
+            self.effects.discard(tx)
+        self.endings[row] = Ending.FAILED
+        self.failures[row] = error
+
+    def finish(self, rows: Sequence[int]) -> None:
+        """A batch handler returned: what it did not mark is done."""
+        ended = self.endings[rows]
+        self.endings[rows] = np.where(ended == Ending.UNTOUCHED, Ending.DONE, ended)
+
+    def undo(self, rows: Sequence[int], error: BaseException) -> None:
+        """The effects of these events were rolled back together."""
+        for row in rows:
+            self.outcomes.pop(row, None)
+            self.failed(row, error)
+
+    def fail_rest(self, rows: Sequence[int], error: BaseException) -> None:
+        """A batch handler raised: what it did not mark has failed."""
+        for row in rows:
+            if self.endings[row] == Ending.UNTOUCHED:
+                self.failed(row, error)
+
+
+class Event:
+    """One event that has not taken effect yet. Bytes are as Kafka has them.
+
+    As a context manager (in your own loop) it is done on a clean exit and failed on an exception;
+    what it enters is the `tx` for in-store effects, else the event itself.
+    """
+
+    __slots__ = ("_row", "_work")
+
+    def __init__(self, work: Work, row: int) -> None:
+        self._work = work
+        self._row = row
+
+    @property
+    def id(self) -> str:
+        """The event ID as text; for a composite or hashed one 32 hex digits."""
+        return self._work.identified.text(self._row)
+
+    @property
+    def value(self) -> bytes | None:
+        return self._work.records.values()[self._row]
+
+    @property
+    def key(self) -> bytes | None:
+        return self._work.records.keys()[self._row]
+
+    @property
+    def headers(self) -> list[tuple[str, bytes | None]]:
+        return list(self._work.records.headers()[self._row] or ())
+
+    @property
+    def topic(self) -> str:
+        return self._work.records.topic
+
+    @property
+    def partition(self) -> int:
+        return self._work.records.partition
+
+    @property
+    def offset(self) -> int:
+        return int(self._work.records.offsets()[self._row])
+
+    @property
+    def timestamp_ms(self) -> int:
+        """Milliseconds since 1970, or -1 where the record has no timestamp."""
+        return self._work.records.timestamp_ms(self._row)
+
+    @property
+    def maybe_repeated(self) -> bool:
+        """This event may have run before: its former owner ended without saying.
+
+        Always false for in-store effects, which were rolled back.
+        """
+        return self.offset < self._work.maybe_repeated_below
+
+    def json(self) -> object:
+        """The value as JSON. Raises ValueError where it is none."""
+        if self.value is None:
+            raise ValueError(f"{self}: a null value is no JSON")
+        return json.loads(self.value)
+
+    def key_for(self, name: str) -> str:
+        """An idempotency key for another system: the same for every run of this event.
+
+        A UUID (version 8) of scope, `name` and the event's key, so that two systems, or two
+        consumers of one topic, never share one.
+        """
+        digest = blake2b(digest_size=16, person=b"effectonce/down")
+        for part in (self._work.scope.encode(), name.encode()):
+            digest.update(len(part).to_bytes(4, "big") + part)
+        digest.update(self._work.identified.keys[self._row].tobytes())
+        raw = bytearray(digest.digest())
+        raw[6] = (raw[6] & 0x0F) | 0x80
+        raw[8] = (raw[8] & 0x3F) | 0x80
+        return str(uuid.UUID(bytes=bytes(raw)))
+
+    def done(self, outcome: object = None) -> None:
+        """It took effect; `outcome` is kept (msgpack), or `IGNORED` for "nothing to do"."""
+        self._work.done(self._row, outcome)
+
+    def failed(self, error: BaseException) -> None:
+        """It did not; it will be run again after a backoff."""
+        self._work.failed(self._row, error)
+
+    def __enter__(self) -> object:
+        tx = self._work.begin(self._row)
+        return self if tx is None else tx
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is not None:
+            self.failed(error)
+        elif self._work.endings[self._row] == Ending.UNTOUCHED:
+            self.done()
+
+    def __repr__(self) -> str:
+        return f"<Event {self.topic}[{self.partition}]@{self.offset}>"
+
+
+class Batch:
+    """Events of one partition that have not taken effect yet, in delivered order.
+
+    `values()` reads them as a column: for handlers that insert many at once it makes no objects.
+    """
+
+    __slots__ = ("_rows", "_work")
+
+    def __init__(self, work: Work, rows: Sequence[int]) -> None:
+        self._work = work
+        self._rows = rows
+
+    @property
+    def topic(self) -> str:
+        return self._work.records.topic
+
+    @property
+    def partition(self) -> int:
+        return self._work.records.partition
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __iter__(self) -> Iterator[Event]:
+        work = self._work
+        return (Event(work, row) for row in self._rows)
+
+    def __getitem__(self, index: int) -> Event:
+        return Event(self._work, self._rows[index])
+
+    def values(self) -> list[bytes | None]:
+        """The values of all events, in order."""
+        values = self._work.records.values()
+        if len(self._rows) == len(values):
+            return list(values)
+        return [values[row] for row in self._rows]
+
+    def ids(self) -> list[str]:
+        """The event IDs of all events, in order, as `Event.id` gives them."""
+        text = self._work.identified.text
+        return [text(row) for row in self._rows]
+
+    def __repr__(self) -> str:
+        return f"<Batch {self.topic}[{self.partition}], {len(self)} events>"

@@ -1,0 +1,98 @@
+"""How a task's events are given to the user's handler, and how each of them ended.
+
+| handler                 | returns                  | raises                                        |
+| ----------------------- | ------------------------ | --------------------------------------------- |
+| an event, in-store      | done, its `tx` kept      | failed, its `tx` discarded; the slice ends    |
+| an event, outside       | done                     | failed (in doubt); the slice ends             |
+| a batch, in-store       | unmarked done, `tx` kept | all rolled back; then one event at a time     |
+| a batch, outside        | unmarked done            | unmarked in doubt; then one event at a time   |
+
+In-store, `event.failed` inside a batch counts as raising: one `tx` is kept whole or not at all.
+What is not an Exception (sys.exit, Ctrl-C) fails its event like one and is then let through.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from effectonce.errors import ConfigError
+from effectonce.event import Batch, Event
+from effectonce.model import UNSET, Ending
+from effectonce.owned import Task
+
+Handler: TypeAlias = Callable[..., object]
+Check: TypeAlias = Callable[[], bool]
+"""Asked after each call: whether to end the slice here."""
+
+
+def check_handler(handler: object) -> None:
+    """Refuse what cannot be called, or would only make a coroutine."""
+    if not callable(handler):
+        raise ConfigError([f"handler={handler!r}: must be callable"])
+    if inspect.iscoroutinefunction(handler):
+        raise ConfigError(["handler: a coroutine function; this consumer calls plain functions"])
+
+
+def run_events(task: Task, handler: Handler, ends_slice: Check) -> BaseException | None:
+    """Run event by event until one fails or the slice ends; returns what must be let through."""
+    work, in_store = task.work, task.transaction is not None
+    for row in work.runs:
+        event = Event(work, row)
+        try:
+            outcome = handler(event, work.begin(row)) if in_store else handler(event)
+        except Exception as error:
+            work.failed(row, error)
+            return None
+        except BaseException as error:
+            work.failed(row, error)
+            return error
+        if work.endings[row] == Ending.UNTOUCHED:
+            work.done(row, outcome)
+        if ends_slice() or work.endings[row] == Ending.FAILED:
+            return None
+    return None
+
+
+def run_batch(task: Task, handler: Handler, ends_slice: Check) -> BaseException | None:
+    """Run what failed in a batch before one by one, then the rest at once."""
+    work, owned, offsets = task.work, task.owned, task.columns.offsets
+    singles = [[row] for row in work.runs if offsets[row] < owned.singly_below]
+    rest = work.runs[len(singles) :]
+    for rows in [*singles, rest] if rest else singles:
+        failure = _hand_over(task, rows, handler)
+        if failure is not None:
+            if len(rows) > 1:
+                owned.singly_below = int(offsets[rows[-1]]) + 1
+            return None if isinstance(failure, Exception) else failure
+        if ends_slice():
+            return None
+    owned.singly_below = UNSET
+    return None
+
+
+def _hand_over(task: Task, rows: Sequence[int], handler: Handler) -> BaseException | None:
+    """Give these events to a batch handler; returns what failed any of them."""
+    work, effects = task.work, task.transaction
+    batch = Batch(work, rows)
+    tx = None if effects is None else effects.begin()
+    failure: BaseException | None = None
+    try:
+        if effects is None:
+            handler(batch)
+        else:
+            handler(batch, tx)
+        failure = next(iter(work.failures.values()), None)
+    except BaseException as error:
+        failure = error
+        work.fail_rest(rows, error)
+    if effects is None or failure is None:
+        work.finish(rows)
+    if effects is not None:
+        if failure is None:
+            effects.keep(tx)
+        else:
+            effects.discard(tx)
+            work.undo(rows, failure)
+    return failure

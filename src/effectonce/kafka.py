@@ -1,0 +1,429 @@
+"""The confluent-kafka adapter: the `Client` port on librdkafka, and the check of its settings.
+
+Positions move only by a commit of ours: librdkafka is always given `auto.offset.reset=error`,
+`enable.auto.commit=false` and `isolation.level=read_committed`. New partitions are assigned
+*paused at the beginning*: with the offset unset and none committed, even a paused assignment
+emits _AUTO_OFFSET_RESET, and a seek inside the callback fails (both seen on 2.16).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import numpy as np
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    TIMESTAMP_NOT_AVAILABLE,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicCollection,
+)
+from confluent_kafka import TopicPartition as _TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from effectonce.errors import BrokerError
+from effectonce.model import NO_ID, UNSET, Committed, LogEnds, Offsets
+from effectonce.ports import (
+    CommitMode,
+    Headers,
+    KafkaOffset,
+    Listener,
+    Records,
+    TopicPartition,
+)
+
+__all__ = ["ConfluentClient", "config_problems", "topic_problems"]
+
+log = logging.getLogger("effectonce")
+
+CALL_SECONDS: Final = 10.0
+"""Limit of one blocking call: below the default session (45 s) by a wide margin, so that a broker
+that hangs costs a retry and not the membership."""
+
+OURS: Final[Mapping[str, object]] = {
+    "auto.offset.reset": "error",
+    "enable.auto.commit": False,
+    "enable.auto.offset.store": False,
+    "enable.partition.eof": False,
+    "isolation.level": "read_committed",
+}
+
+_ADVICE: Final = {
+    "auto.offset.reset": 'where a new group begins is Once(start="earliest" | "latest")',
+    "enable.auto.commit": "positions are committed together with their markers",
+    "enable.auto.offset.store": "positions are committed together with their markers",
+    "enable.partition.eof": "use run(..., until=effectonce.END)",
+    "isolation.level": "aborted transactions must not take effect",
+}
+
+_BROKERS_OWN: Final = (
+    "session.timeout.ms",
+    "heartbeat.interval.ms",
+    "partition.assignment.strategy",
+)
+"""With KIP-848 these are the broker's; librdkafka refuses them one at a time."""
+
+_CONSUMER_ONLY: Final = (
+    "group.", "partition.assignment.", "session.", "heartbeat.", "max.poll.", "auto.", "enable.",
+    "isolation.", "fetch.", "queued.", "max.partition.", "check.crcs", "coordinator.",
+    "on_commit", "consume.", "offset.",
+)  # fmt: skip
+
+
+def config_problems(config: Mapping[str, object]) -> Iterator[str]:
+    """What in a user's consumer configuration would break the promise."""
+    for name in ("bootstrap.servers", "group.id"):
+        if not config.get(name):
+            yield f"{name}: missing"
+    for name, ours in OURS.items():
+        if name in config and _text(config[name]) != _text(ours):
+            yield f"{name}={config[name]!r}: must stay {_text(ours)}; {_ADVICE[name]}"
+    if _text(config.get("group.protocol", "classic")) == "consumer":
+        for name in _BROKERS_OWN:
+            if name in config:
+                yield f"{name}: with group.protocol=consumer (KIP-848) the broker decides it"
+    else:
+        yield from _classic_problems(config)
+
+
+def _classic_problems(config: Mapping[str, object]) -> Iterator[str]:
+    try:
+        session = int(str(config.get("session.timeout.ms", 45_000)))
+        heartbeat = int(str(config.get("heartbeat.interval.ms", min(3_000, session // 3))))
+    except ValueError:
+        yield "session.timeout.ms, heartbeat.interval.ms: whole milliseconds"
+        return
+    if heartbeat * 3 > session:
+        yield (
+            f"heartbeat.interval.ms={heartbeat}: at most a third of session.timeout.ms={session}, "
+            "else the membership is lost silently"
+        )
+    strategies = _strategies(config)
+    if "cooperative-sticky" in strategies and len(strategies) > 1:
+        yield "partition.assignment.strategy: cooperative-sticky cannot be mixed with eager ones"
+
+
+def _strategies(config: Mapping[str, object]) -> list[str]:
+    text = str(config.get("partition.assignment.strategy", "range,roundrobin"))
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _text(value: object) -> str:
+    return str(value).lower()
+
+
+def _is_incremental(config: Mapping[str, object]) -> bool:
+    """librdkafka wants another call where partitions move one by one."""
+    return _text(
+        config.get("group.protocol", "classic")
+    ) == "consumer" or "cooperative-sticky" in _strategies(config)
+
+
+def topic_problems(topics: Sequence[str]) -> Iterator[str]:
+    if isinstance(topics, str):
+        yield f"topics={topics!r}: a list of names, [{topics!r}]"
+    elif not topics:
+        yield "topics: at least one"
+    else:
+        for topic in topics:
+            if not isinstance(topic, str) or not topic or topic.startswith("^"):
+                yield f"topic {topic!r}: a name; patterns are not supported"
+
+
+class MessageRecords:
+    """`Records` over librdkafka's messages; each column is read once, when asked for."""
+
+    __slots__ = ("_headers", "_keys", "_messages", "_offsets", "_values", "partition", "topic")
+
+    def __init__(self, topic: str, partition: int, messages: list[Message]) -> None:
+        self.topic = topic
+        self.partition = partition
+        self._messages = messages
+        self._offsets: Offsets | None = None
+        self._values: list[bytes | None] | None = None
+        self._keys: list[bytes | None] | None = None
+        self._headers: list[Headers] | None = None
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def offsets(self) -> Offsets:
+        if self._offsets is None:
+            self._offsets = np.array([m.offset() for m in self._messages], np.int64)
+        return self._offsets
+
+    def values(self) -> Sequence[bytes | None]:
+        if self._values is None:
+            self._values = [m.value() for m in self._messages]  # type: ignore[misc]
+        return self._values
+
+    def keys(self) -> Sequence[bytes | None]:
+        if self._keys is None:
+            self._keys = [m.key() for m in self._messages]  # type: ignore[misc]
+        return self._keys
+
+    def headers(self) -> Sequence[Headers]:
+        if self._headers is None:
+            self._headers = [m.headers() for m in self._messages]  # type: ignore[misc]
+        return self._headers
+
+    def timestamp_ms(self, row: int) -> int:
+        kind, at = self._messages[row].timestamp()
+        return UNSET if kind == TIMESTAMP_NOT_AVAILABLE else at
+
+    def leader_epoch(self, row: int) -> int:
+        epoch = self._messages[row].leader_epoch()
+        return UNSET if epoch is None else epoch
+
+    def part(self, start: int, stop: int | None = None) -> MessageRecords:
+        return MessageRecords(self.topic, self.partition, self._messages[start:stop])
+
+
+class ConfluentClient:
+    """The real `Client`. `config` has passed `config_problems`."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._incremental = _is_incremental(config)
+        session = int(config.get("session.timeout.ms", 45_000))
+        settings: dict[str, Any] = {
+            "heartbeat.interval.ms": min(3_000, max(session // 3, 1)),
+            **config,
+            **OURS,
+            "on_commit": self._on_commit(config.get("on_commit")),
+        }
+        if _text(config.get("group.protocol", "classic")) == "consumer":
+            del settings["heartbeat.interval.ms"]
+        self._consumer = Consumer(settings)
+        self._admin = AdminClient(
+            {k: v for k, v in config.items() if not k.startswith(_CONSUMER_ONLY)}
+        )
+        self._listener: Listener | None = None
+        self._has_topic_ids: bool | None = None
+
+    def subscribe(self, topics: Sequence[str], listener: Listener) -> None:
+        self._listener = listener
+        self._consumer.subscribe(
+            list(topics),
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )
+
+    # `consume(n, t)` waits the whole t unless n arrive (seen): poll for the first, then take
+    # what is there
+    def fetch(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
+        first = self._consumer.poll(timeout_seconds)
+        if first is None:
+            return ()
+        messages = [first]
+        if limit > 1:
+            messages += self._consumer.consume(limit - 1, 0)
+        if any([m.error() is not None for m in messages]):
+            messages = self._without_errors(messages)
+        return _grouped(messages)
+
+    def _without_errors(self, messages: list[Message]) -> list[Message]:
+        """An error comes as a message without headers and with its text as the value."""
+        good = []
+        for message in messages:
+            error = message.error()
+            if error is None:
+                good.append(message)
+            else:
+                self._trouble(message, error)
+        return good
+
+    def _trouble(self, message: Message, error: KafkaError) -> None:
+        assert self._listener is not None
+        code, topic, partition = error.code(), message.topic(), message.partition()
+        if error.fatal():
+            raise BrokerError(f"Kafka: {error.str()}")
+        if code in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
+            if topic is not None and partition is not None:
+                self._listener.on_position_gone((topic, partition), error.str())
+        elif code in _TOPIC_GONE and topic is not None:
+            self._listener.on_topic_gone(topic, error.str())
+        elif not error.retriable() and code not in _PASSING:
+            raise BrokerError(f"Kafka: {error.str()}")
+        else:
+            log.warning("Kafka: %s", error.str())
+
+    def pause(self, partitions: Sequence[TopicPartition]) -> None:
+        if partitions:
+            self._consumer.pause(_bare(partitions))
+
+    def resume(self, partitions: Sequence[TopicPartition]) -> None:
+        if partitions:
+            self._consumer.resume(_bare(partitions))
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        with _translated("seek"):
+            self._consumer.seek(_TopicPartition(*partition, offset))
+
+    def position(self, partition: TopicPartition) -> int:
+        with _translated("position"):
+            (position,) = self._consumer.position(_bare([partition]))
+        return UNSET if position.offset < 0 else position.offset
+
+    def commit(self, offsets: Sequence[KafkaOffset], mode: CommitMode) -> None:
+        if not offsets:
+            return
+        rows = [_TopicPartition(o.topic, o.partition, o.offset, o.metadata) for o in offsets]
+        with _translated("commit"):
+            if mode is CommitMode.ASYNC:
+                self._consumer.commit(offsets=rows, asynchronous=True)
+                return
+            for row in self._consumer.commit(offsets=rows, asynchronous=False) or ():
+                if row.error is not None:
+                    raise KafkaException(row.error)
+
+    def committed(
+        self, partitions: Sequence[TopicPartition]
+    ) -> Mapping[TopicPartition, Committed | None]:
+        with _translated("committed"):
+            rows = self._consumer.committed(_bare(partitions), timeout=CALL_SECONDS)
+        found: dict[TopicPartition, Committed | None] = {}
+        for row in rows:
+            if row.error is not None:
+                raise BrokerError(f"Kafka, committed: {row.error.str()}")
+            if row.offset < 0:
+                found[row.topic, row.partition] = None
+            else:
+                epoch = UNSET if row.leader_epoch is None else row.leader_epoch
+                found[row.topic, row.partition] = Committed(row.offset, row.metadata or "", epoch)
+        return found
+
+    def log_ends(self, partition: TopicPartition) -> LogEnds:
+        with _translated("log ends"):
+            ends = self._consumer.get_watermark_offsets(
+                _TopicPartition(*partition), timeout=CALL_SECONDS, cached=False
+            )
+        if ends is None:
+            raise BrokerError(f"Kafka, log ends: no answer within {CALL_SECONDS} s")
+        return LogEnds(*ends)
+
+    def known_end(self, partition: TopicPartition) -> int:
+        with _translated("known end"):
+            ends = self._consumer.get_watermark_offsets(_TopicPartition(*partition), cached=True)
+        return UNSET if ends is None or ends[1] < 0 else ends[1]
+
+    def partitions_of(self, topic: str) -> Sequence[int]:
+        with _translated("metadata"):
+            found = self._consumer.list_topics(topic, timeout=CALL_SECONDS).topics.get(topic)
+        return sorted(found.partitions) if found is not None else ()
+
+    def topic_ids(self, topics: Sequence[str]) -> Mapping[str, bytes]:
+        if self._has_topic_ids is None:
+            self._has_topic_ids = not self._is_mock()
+        if not self._has_topic_ids:
+            return dict.fromkeys(topics, NO_ID)
+        answers = self._admin.describe_topics(
+            TopicCollection(list(topics)), request_timeout=CALL_SECONDS
+        )
+        found = {}
+        for topic, answer in answers.items():
+            try:
+                topic_id = answer.result(CALL_SECONDS).topic_id
+            except KafkaException as error:
+                if error.args[0].code() not in _TOPIC_GONE:
+                    raise BrokerError(f"Kafka, topic ids: {error.args[0].str()}") from error
+            else:
+                found[topic] = _uuid_bytes(topic_id)
+        return found
+
+    def _is_mock(self) -> bool:
+        """librdkafka's mock cluster answers no DescribeTopics and gives topics no ids."""
+        with _translated("metadata"):
+            cluster = self._consumer.list_topics(timeout=CALL_SECONDS).cluster_id or ""
+        if cluster.startswith("mockCluster"):
+            log.info("the mock broker has no topic ids: a recreated topic goes unnoticed there")
+            return True
+        return False
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    # -- librdkafka's callbacks ----------------------------------------------------------------
+
+    def _on_assign(self, consumer: Consumer, partitions: list[_TopicPartition]) -> None:
+        assert self._listener is not None
+        new = [_TopicPartition(p.topic, p.partition, OFFSET_BEGINNING) for p in partitions]
+        if self._incremental:
+            consumer.incremental_assign(new)
+        else:
+            consumer.assign(new)
+        if new:
+            consumer.pause(new)
+        self._listener.on_assigned([(p.topic, p.partition) for p in new])
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[_TopicPartition]) -> None:
+        assert self._listener is not None
+        self._listener.on_revoked([(p.topic, p.partition) for p in partitions])
+        self._unassign(consumer, partitions)
+
+    def _on_lost(self, consumer: Consumer, partitions: list[_TopicPartition]) -> None:
+        assert self._listener is not None
+        self._listener.on_lost([(p.topic, p.partition) for p in partitions])
+        self._unassign(consumer, partitions)
+
+    def _unassign(self, consumer: Consumer, partitions: list[_TopicPartition]) -> None:
+        if self._incremental:
+            consumer.incremental_unassign(partitions)
+        else:
+            consumer.unassign()
+
+    @staticmethod
+    def _on_commit(users: Callable[..., None] | None) -> Callable[..., None]:
+        def on_commit(error: KafkaError | None, partitions: list[_TopicPartition]) -> None:
+            # no harm: the store has the position, Kafka only follows it
+            if error is not None:
+                log.info("Kafka refused a commit: %s", error.str())
+            if users is not None:
+                users(error, partitions)
+
+        return on_commit
+
+
+_TOPIC_GONE: Final = frozenset(
+    (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError.UNKNOWN_TOPIC_ID)
+)
+_PASSING: Final = frozenset(
+    (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._MAX_POLL_EXCEEDED,
+     KafkaError._RESOLVE, KafkaError._TIMED_OUT, KafkaError._PARTITION_EOF)
+)  # fmt: skip
+
+
+@contextmanager
+def _translated(call: str) -> Iterator[None]:
+    try:
+        yield
+    except KafkaException as error:
+        raise BrokerError(f"Kafka, {call}: {error.args[0].str()}") from error
+
+
+def _bare(partitions: Sequence[TopicPartition]) -> list[_TopicPartition]:
+    return [_TopicPartition(*partition) for partition in partitions]
+
+
+def _grouped(messages: list[Message]) -> Sequence[Records]:
+    """By partition, in delivered order. A drained batch mostly holds a single one."""
+    if not messages:
+        return ()
+    homes = [(m.topic(), m.partition()) for m in messages]
+    if homes.count(homes[0]) == len(homes):
+        return (MessageRecords(*homes[0], messages),)  # type: ignore[arg-type]
+    groups: dict[tuple[str | None, int | None], list[Message]] = {}
+    for home, message in zip(homes, messages, strict=True):
+        groups.setdefault(home, []).append(message)
+    return [MessageRecords(*home, group) for home, group in groups.items()]  # type: ignore[arg-type]
+
+
+def _uuid_bytes(topic_id: Any) -> bytes:
+    """confluent's Uuid as 16 bytes; its halves are signed."""
+    halves = (topic_id.get_most_significant_bits(), topic_id.get_least_significant_bits())
+    return b"".join((half & 0xFFFF_FFFF_FFFF_FFFF).to_bytes(8, "big") for half in halves)

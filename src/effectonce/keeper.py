@@ -1,0 +1,121 @@
+"""One lock says who may touch the Kafka client; a sleeping thread takes it when a handler is slow.
+
+    caller's thread   owns the client, except between entered() and left()
+    keeper's thread   sleeps; wakes when one handler call has lasted `after_seconds`, then owns the
+                      client: pauses, polls (rebalances are served there), until the handler is back
+
+A fast handler never meets the keeper: `entered` and `left` are a lock and two attributes. A second
+thread that fetches ahead all the time costs a quarter of the speed (the GIL is handed back and
+forth, SPEED.md), so this one only looks up a few times a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+import traceback
+from typing import Final
+
+from effectonce.ports import Charge
+
+log = logging.getLogger("effectonce")
+
+LOOKS: Final = 4
+"""Looks of the sleeping keeper per `after_seconds`: it is late by a quarter at most."""
+
+
+class SystemClock:
+    """The real clocks."""
+
+    def wall_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+
+class ThreadKeeper:
+    """The real `Keeper`."""
+
+    def __init__(self) -> None:
+        self._client = threading.Lock()
+        self._away = threading.Condition()
+        self._in_handler = False
+        self._progress = 0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, charge: Charge, *, after_seconds: float, deadline_seconds: float) -> None:
+        self._client.acquire()
+        self._thread = threading.Thread(
+            target=self._keep,
+            args=(charge, after_seconds, deadline_seconds),
+            name="effectonce-keeper",
+            daemon=True,
+        )
+        self._thread.start()
+
+    def entered(self) -> None:
+        self._progress += 1
+        self._in_handler = True
+        self._client.release()
+
+    def progressed(self) -> None:
+        self._progress += 1
+
+    def left(self) -> None:
+        with self._away:
+            self._in_handler = False
+            self._away.notify_all()
+        self._client.acquire()
+
+    def await_left(self, seconds: float) -> None:
+        if threading.current_thread() is not self._thread:
+            return
+        with self._away:
+            self._away.wait_for(lambda: not self._in_handler, seconds)
+
+    def stop(self) -> None:
+        self._stop.set()
+        if self._thread is not None:
+            self._client.release()
+            if threading.current_thread() is not self._thread:
+                self._thread.join()
+            self._thread = None
+
+    def _keep(self, charge: Charge, after_seconds: float, deadline_seconds: float) -> None:
+        seen, since = -1, time.monotonic()
+        while not self._stop.wait(after_seconds / LOOKS):
+            if not self._in_handler or self._progress != seen:
+                seen, since = self._progress, time.monotonic()
+            elif time.monotonic() - since >= after_seconds and not self._tend(
+                charge, seen, since + deadline_seconds
+            ):
+                return
+
+    def _tend(self, charge: Charge, seen: int, deadline: float) -> bool:
+        """Poll in the handler's place until it is back; False once it was cut off."""
+        with self._client:
+            while self._in_handler and self._progress == seen and not self._stop.is_set():
+                try:
+                    if time.monotonic() >= deadline:
+                        charge.cut_off()
+                        return False
+                    charge.tend()
+                except Exception:
+                    log.exception("the keeper could not tend the group; it goes on")
+                    self._stop.wait(1.0)
+        return True
+
+
+def stacks_of_others() -> str:
+    frames = sys._current_frames()
+    mine = threading.get_ident()
+    others = {t.ident: t.name for t in threading.enumerate() if t.ident != mine}
+    return "\n".join(
+        f"-- {others[ident]}:\n" + "".join(traceback.format_stack(frame))
+        for ident, frame in frames.items()
+        if ident in others
+    )

@@ -1,0 +1,137 @@
+"""One partition while it is ours: what the driver knows of it beyond the stored position.
+
+    OPENING  -> RUNNING     the store is open, the start table has said where, Kafka was told
+    RUNNING  -> OPENING     a commit was stale, the topic was recreated, the position is gone
+    any      -> STOPPED     a record, a refusal or a corrupt row holds it; paused, still assigned
+    any      -> forgotten   revoked or lost
+
+Records wait in `held` while something must come first: a backoff, a commit without an answer.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import Enum
+
+from effectonce.core.plan import Columns, Plan
+from effectonce.core.settle import FIRST_SERIAL
+from effectonce.event import Work
+from effectonce.identity import Identified
+from effectonce.model import UNSET, Commit, Opened, Partition, Position
+from effectonce.ports import Records, TopicPartition, Transaction
+
+__all__ = ["Health", "Owned", "PartitionHealth", "Stage", "Task", "Unsent"]
+
+
+class Stage(Enum):
+    OPENING = "opening"
+    RUNNING = "running"
+    STOPPED = "stopped"
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """One partition's records, decided and about to run."""
+
+    owned: Owned
+    records: Records
+    identified: Identified
+    columns: Columns
+    plan: Plan
+    work: Work
+    transaction: Transaction | None
+    handler_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Unsent:
+    """A commit without an answer, to be sent again as it is."""
+
+    task: Task
+    commit: Commit
+
+
+@dataclass(slots=True, eq=False)
+class Owned:
+    at: Partition
+    assigned_at: float
+    stage: Stage = Stage.OPENING
+    error: Exception | None = None
+    """Why it stopped, or what it waits for."""
+    opened: Opened | None = None
+    position: Position | None = None
+    serial: int = FIRST_SERIAL
+    counted: bool = False
+    """The first start of this ownership period is in the row (core/stall.py)."""
+    log_end: int = UNSET
+    """The log's end when the partition began: where a job ends."""
+    known_end: int = UNSET
+    """The log's end as the client last heard of it, for the lag."""
+    maybe_repeated_below: int = UNSET
+    held: deque[Records] = field(default_factory=deque)
+    unsent: Unsent | None = None
+    due: float = 0.0
+    """Monotonic time before which nothing is tried."""
+    failures: int = 0
+    """Failures of the store in a row."""
+    outage_since: float = 0.0
+    attempt_offset: int = UNSET
+    attempts: int = 0
+    singly_below: int = UNSET
+    """A batch handler failed: below this offset events are handed over one by one."""
+    told: int = UNSET
+    """What Kafka was last told."""
+    reopened: deque[float] = field(default_factory=lambda: deque(maxlen=3))
+    paused: bool = True
+    leaving: bool = False
+    released: bool = False
+
+    @property
+    def key(self) -> TopicPartition:
+        return (self.at.topic, self.at.number)
+
+    @property
+    def row(self) -> Position:
+        """The position of a partition that has begun."""
+        assert self.position is not None, f"{self.at} has not begun"
+        return self.position
+
+    def next_serial(self) -> int:
+        self.serial += 1
+        return self.serial - 1
+
+    def reopen(self) -> None:
+        """Begin anew: the next owner of this partition is, once more, this one."""
+        self.stage = Stage.OPENING
+        self.opened = self.position = self.unsent = None
+        self.held.clear()
+        self.serial, self.counted, self.due = FIRST_SERIAL, False, 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionHealth:
+    """`error`: why it stopped, or what it is waiting for; None where all is well."""
+
+    at: Partition
+    stage: str
+    next: int
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """`ok` is false as soon as one partition has stopped or waits for the store."""
+
+    ok: bool
+    partitions: tuple[PartitionHealth, ...]
+
+
+def health_of(owned: Owned) -> PartitionHealth:
+    position = owned.position
+    return PartitionHealth(
+        at=owned.at,
+        stage=owned.stage.value,
+        next=position.next if position else UNSET,
+        error=str(owned.error) if owned.error else None,
+    )
