@@ -10,7 +10,6 @@ comes later is judged by the store's fence.
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,31 +18,18 @@ from enum import Enum
 from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
-from effectonce.begin import Beginner
-from effectonce.core.start import witness_of
-from effectonce.desk import Desk
-from effectonce.errors import BrokerError, ConfigError, HandlerTimeout, UnknownTopic
+from effectonce.assignment import Assignment
+from effectonce.errors import ConfigError, UnknownTopic
 from effectonce.event import Batch
 from effectonce.handlers import Check, Handler, check_handler, run_batch, run_events
-from effectonce.hooks import BatchStarted, PartitionAssigned, PartitionReleased, around_batch, emit
+from effectonce.hooks import BatchStarted, around_batch
 from effectonce.kafka import ConfluentClient, config_problems, topic_problems
-from effectonce.keeper import SystemClock, ThreadKeeper, stacks_of_others
-from effectonce.model import NO_ID, UNSET, Partition
+from effectonce.keeper import SystemClock, ThreadKeeper
 from effectonce.once import Once
-from effectonce.owned import Health, Owned, Stage, Task, health_of
-from effectonce.ports import (
-    Client,
-    Clock,
-    CommitMode,
-    KafkaOffset,
-    Keeper,
-    Records,
-    TopicPartition,
-)
+from effectonce.owned import Health, Stage, Task, health_of
+from effectonce.ports import Client, Clock, Keeper
 
 __all__ = ["END", "OnceConsumer"]
-
-log = logging.getLogger("effectonce")
 
 
 class Until(Enum):
@@ -60,13 +46,6 @@ FETCH_SECONDS: Final = 0.1
 """A poll without records: also how late a signal is noticed."""
 POLL_SECONDS: Final = 1.0
 """Held records are worked on for at most this long between two polls."""
-TELL_SECONDS: Final = 1.0
-"""Kafka follows the store at most this far behind: the blind spot of row 8 of the start table."""
-TOPIC_CHECK_SECONDS: Final = 30.0
-DRAINED_CHECK_SECONDS: Final = 1.0
-"""A topic recreated under a running consumer raises nothing in librdkafka: it went on at offset 10
-of the new log and lost ten records (seen). Its id is compared this often."""
-REMIND_SECONDS: Final = 60.0
 KEEPER_SECONDS: Final = 1.0
 """A handler call longer than this is slow: rebalances should not wait for it any longer."""
 
@@ -95,36 +74,30 @@ class OnceConsumer:
             raise ConfigError(problems)
         self._once = once
         self._topics = list(topics)
-        self._group = str(config["group.id"])
-        self._scope = once.scope or self._group
         self._clock = clock or SystemClock()
         self._keeper = keeper or ThreadKeeper()
+        self._client = client or ConfluentClient(config)
         poll_seconds = int(config.get("max.poll.interval.ms", 300_000)) / 1000
         self._keeper_after = min(KEEPER_SECONDS, poll_seconds / 4)
-        self._drain_seconds = min(once.limits.drain_seconds, poll_seconds / 4)
-        self._owned: dict[TopicPartition, Owned] = {}
-        self._desk = Desk(once, self._clock, _Live(self._owned))
-        self._store_id = once.store.prepare()
-        self._client = client or ConfluentClient(config)
-        self._beginner = Beginner(once, self._client, self._clock, self._desk, self._store_id)
+        self._assignment = Assignment(
+            once,
+            self._client,
+            self._clock,
+            self._keeper,
+            str(config["group.id"]),
+            drain_seconds=min(once.limits.drain_seconds, poll_seconds / 4),
+        )
         self._limit = once.limits.batch
-        self._fatal: Exception | None = None
-        self._busy: Task | None = None
         self._loaned: Task | None = None
-        self._cut: HandlerTimeout | None = None
-        self._started = self._closed = self._stopping = False
-        self._assigned_once = False
-        self._polled = self._told = self._reminded = 0.0
-        self._topics_checked = 0.0
-        self._drained = self._flowed = False
+        self._started = self._closed = self._stopping = self._drained = False
 
     # -- the public face -----------------------------------------------------------------------
 
     def run(self, handler: Handler, *, until: Until = Until.STOPPED) -> None:
-        """Call `handler(event)`, or `handler(event, tx)` for in-store effects, for every event
-        that has not taken effect yet; return on SIGTERM or `stop()`, or at the end for
-        `until=effectonce.END`.
+        """Call the handler for every event that has not taken effect yet.
 
+        It is called with `(event)`, or `(event, tx)` for in-store effects. Returns on SIGTERM or
+        `stop()`, and with `until=effectonce.END` at the end that each partition had when assigned.
         What the handler returns is kept as the event's outcome. Raises the first partition's
         error once every assigned partition has stopped (and, with END, if any has).
         """
@@ -155,7 +128,12 @@ class OnceConsumer:
                 self._carry_out(task, run_batch, handler)
 
     def __iter__(self) -> Iterator[Batch]:
-        """Your own loop: `for batch in consumer: for event in batch: with event as tx: ...`
+        """Give batches to your own loop.
+
+            for batch in consumer:
+                for event in batch:
+                    with event as tx:
+                        ...
 
         Asking for the next batch, and leaving the `with` block of the consumer, commits what the
         last one finished. Ends after `stop()`.
@@ -184,9 +162,10 @@ class OnceConsumer:
 
     def health(self) -> Health:
         """A snapshot; safe from any thread."""
-        rows = tuple(health_of(owned) for owned in sorted(
-            list(self._owned.values()), key=lambda owned: owned.at))  # fmt: skip
-        return Health(ok=self._cut is None and all(r.error is None for r in rows), partitions=rows)
+        owned = sorted(self._assignment.partitions(), key=lambda owned: owned.at)
+        rows = tuple(health_of(o) for o in owned)
+        well = self._assignment.cut is None and all(row.error is None for row in rows)
+        return Health(ok=well, partitions=rows)
 
     def close(self) -> None:
         """Commit what is finished and leave the group. Safe to call twice."""
@@ -195,10 +174,10 @@ class OnceConsumer:
         self._closed = True
         try:
             self._settle_loan()
-            if self._started and self._cut is None:
-                self._on_gone(list(self._owned), "closed", CommitMode.SYNC)
+            if self._started and self._assignment.cut is None:
+                self._assignment.give_up_all()
         finally:
-            if self._cut is None:
+            if self._assignment.cut is None:
                 self._client.close()
             self._keeper.stop()
             if self._once.owns_store:
@@ -238,11 +217,11 @@ class OnceConsumer:
             )
         self._started = True
         self._keeper.start(
-            self,
+            self._assignment,
             after_seconds=self._keeper_after,
             deadline_seconds=self._once.limits.handler_timeout_seconds,
         )
-        self._client.subscribe(self._topics, self)
+        self._client.subscribe(self._topics, self._assignment)
 
     def _turns(self, until: Until) -> Iterator[Task]:
         while not self._done(until):
@@ -251,92 +230,32 @@ class OnceConsumer:
                 yield task
 
     def _turn(self) -> Task | None:
-        """One look around: what must be done is done, and at most one task is decided."""
-        if self._fatal is not None:
-            raise self._fatal
-        now = self._clock.monotonic()
-        self._begin_due(now)
-        self._tell_kafka(now)
-        self._check_topics(now)
-        self._remind(now)
-        ready = self._ready(now)
+        """One look around: what is due is done, and at most one task is decided."""
+        ours = self._assignment
+        if ours.fatal is not None:
+            raise ours.fatal
+        ours.see_to_what_is_due()
+        ready = ours.ready()
         if ready is None:
-            self._fetch(now)
-            ready = self._ready(self._clock.monotonic())
-        elif now - self._polled > POLL_SECONDS:
-            self.tend()
-        if ready is None:
-            return None
-        return self._desk.decide(ready, ready.held.popleft())
-
-    def _fetch(self, now: float) -> None:
-        self._pause_waiting()
-        due = [o.due - now for o in self._owned.values() if self._waits(o)]
-        timeout = max(0.0, min([FETCH_SECONDS, *due]))
-        self._polled = now
-        got = self._client.fetch(self._limit, timeout)
-        self._drained = not got
-        self._flowed = self._flowed or bool(got)
-        for records in got:
-            self._accept(records)
-
-    def _accept(self, records: Records) -> None:
-        """Take records of a running partition. Others came from before an assignment, and the
-        start will seek to them again."""
-        owned = self._owned.get((records.topic, records.partition))
-        if owned is not None and owned.stage is Stage.RUNNING:
-            owned.held.append(records)
-
-    def _ready(self, now: float) -> Owned | None:
-        """A partition with records to decide; a commit without an answer goes first."""
-        for owned in list(self._owned.values()):
-            if owned.stage is not Stage.RUNNING or owned.due > now:
-                continue
-            if owned.unsent is not None:
-                self._desk.resend(owned)
-                if owned.unsent is not None or owned.stage is not Stage.RUNNING or owned.due > now:
-                    continue
-            if owned.held:
-                return owned
-        return None
-
-    def _waits(self, owned: Owned) -> bool:
-        return owned.stage is Stage.OPENING or (
-            owned.stage is Stage.RUNNING and bool(owned.held or owned.unsent)
-        )
-
-    def _pause_waiting(self) -> None:
-        """Kafka is the buffer: what waits is paused, the rest flows."""
-        pause: list[TopicPartition] = []
-        resume: list[TopicPartition] = []
-        for owned in self._owned.values():
-            wanted = owned.stage is Stage.STOPPED or self._waits(owned)
-            if wanted != owned.paused:
-                (pause if wanted else resume).append(owned.key)
-                owned.paused = wanted
-        self._client.pause(pause)
-        self._client.resume(resume)
+            self._drained = not ours.fetch(self._limit, FETCH_SECONDS)
+            ready = ours.ready()
+        elif ours.since_poll(self._clock.monotonic()) > POLL_SECONDS:
+            ours.tend()
+            ready = ours.ready()
+        return ours.desk.decide(ready, ready.held.popleft()) if ready is not None else None
 
     def _done(self, until: Until) -> bool:
         if self._stopping:
             return True
-        owned = list(self._owned.values())
+        owned = self._assignment.partitions()
         if owned and all(o.stage is Stage.STOPPED for o in owned):
             return True
-        if until is not Until.END or not self._assigned_once or not self._drained:
+        if until is not Until.END or not self._assignment.assigned_once or not self._drained:
             return False
-        return all(o.stage is Stage.STOPPED or self._at_end(o) for o in owned)
-
-    def _at_end(self, owned: Owned) -> bool:
-        if owned.stage is not Stage.RUNNING or owned.held or owned.unsent:
-            return False
-        if owned.row.next >= owned.log_end:
-            return True
-        # control records at the end are never delivered, but the client passes them
-        return self._client.position(owned.key) >= owned.log_end
+        return all(o.stage is Stage.STOPPED or self._assignment.at_end(o) for o in owned)
 
     def _raise_stopped(self, until: Until) -> None:
-        owned = list(self._owned.values())
+        owned = self._assignment.partitions()
         errors = [o.error for o in owned if o.stage is Stage.STOPPED and o.error is not None]
         if not errors or (self._stopping and until is not Until.END):
             return
@@ -373,200 +292,26 @@ class OnceConsumer:
             raise escaping
 
     def _enter(self, task: Task) -> None:
-        self._busy = task
+        self._assignment.busy = task
         self._keeper.entered()
 
     def _leave(self, task: Task) -> None:
         """Settle with the store first: a revoke on the keeper's thread may be waiting for it."""
         try:
-            if self._cut is None:
-                self._desk.conclude(task)
+            if self._assignment.cut is None:
+                self._assignment.desk.conclude(task)
         finally:
-            self._busy = None
+            self._assignment.busy = None
             self._keeper.left()
-        if self._cut is not None:
-            raise self._cut
+        if self._assignment.cut is not None:
+            raise self._assignment.cut
         if task.owned.leaving:
-            self._release(task.owned, "late")
+            self._assignment.release(task.owned, "late")
 
     def _settle_loan(self) -> None:
         if self._loaned is not None:
             task, self._loaned = self._loaned, None
             self._leave(task)
-
-    # -- what is due ---------------------------------------------------------------------------
-
-    def _begin_due(self, now: float) -> None:
-        opening = [o for o in self._owned.values() if o.stage is Stage.OPENING and o.due <= now]
-        if not opening:
-            return
-        try:
-            topic_ids = self._client.topic_ids(sorted({o.at.topic for o in opening}))
-        except BrokerError as error:
-            log.info("cannot begin yet: %s", error)
-            for owned in opening:
-                owned.due = now + TELL_SECONDS
-            return
-        for owned in opening:
-            self._beginner.begin(owned, topic_ids)
-
-    def _tell_kafka(self, now: float) -> None:
-        if now - self._told < TELL_SECONDS:
-            return
-        self._told = now
-        running = [o for o in self._owned.values() if o.stage is not Stage.OPENING and o.position]
-        for owned in running:
-            owned.known_end = self._client.known_end(owned.key)
-        self._tell(running, CommitMode.ASYNC)
-
-    def _tell(self, partitions: Sequence[Owned], mode: CommitMode) -> None:
-        behind = [o for o in partitions if o.told != UNSET and o.told != o.row.next]
-        try:
-            self._client.commit([_kafka_offset(o) for o in behind], mode)
-        except BrokerError as error:
-            # the store has it; the next owner finds Kafka lagging (row 9)
-            log.info("Kafka was not told: %s", error)
-            return
-        for owned in behind:
-            owned.told = owned.row.next
-
-    def _check_topics(self, now: float) -> None:
-        since = now - self._topics_checked
-        # a partition has drained: its log may be another one by now
-        quiet = self._drained and self._flowed and since >= DRAINED_CHECK_SECONDS
-        if not self._owned or (since < TOPIC_CHECK_SECONDS and not quiet):
-            return
-        self._topics_checked, self._flowed = now, False
-        try:
-            ids = self._client.topic_ids(sorted({o.at.topic for o in self._owned.values()}))
-        except BrokerError as error:
-            log.info("topic ids are not known: %s", error)
-            return
-        for owned in list(self._owned.values()):
-            topic_id = ids.get(owned.at.topic)
-            if topic_id is None:
-                self.on_topic_gone(owned.at.topic, "it was deleted")
-            elif owned.stage is Stage.RUNNING and topic_id != owned.row.topic_id != NO_ID:
-                log.warning("%s: the topic was created anew; beginning again", owned.at)
-                owned.reopen()
-
-    def _remind(self, now: float) -> None:
-        if now - self._reminded < REMIND_SECONDS:
-            return
-        self._reminded = now
-        for owned in self._owned.values():
-            if owned.stage is Stage.STOPPED:
-                log.error("still stopped: %s", owned.error)
-
-    # -- Charge: while a handler has the thread --------------------------------------------------
-
-    def tend(self) -> None:
-        """Pause everything, poll once: heartbeats, rebalances."""
-        flowing = [o for o in self._owned.values() if not o.paused]
-        self._client.pause([o.key for o in flowing])
-        for owned in flowing:
-            owned.paused = True
-        self._polled = self._clock.monotonic()
-        for records in self._client.fetch(1, FETCH_SECONDS if self._busy else 0.0):
-            self._accept(records)
-
-    def cut_off(self) -> None:
-        """The handler is past its deadline and cannot be interrupted: make it harmless."""
-        task = self._busy
-        if task is None:
-            return
-        at, seconds = task.owned.at, self._once.limits.handler_timeout_seconds
-        self._cut = HandlerTimeout(
-            f"{at}: a handler ran longer than {seconds:g} s (handler_timeout_seconds) and was cut "
-            "off: its transaction is dead, the group was left, another member takes over. Its "
-            "events stay in Kafka; an effect outside may or may not have happened"
-        )
-        if task.transaction is not None:
-            task.transaction.kill()
-        log.error("%s\n%s", self._cut, stacks_of_others())
-        self._once.store.release(at)
-        task.owned.released = True
-        self._client.close()
-
-    # -- Listener: inside fetch ----------------------------------------------------------------
-
-    def on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
-        now = self._clock.monotonic()
-        self._assigned_once = True
-        for topic, number in partitions:
-            at = Partition(self._scope, self._group, topic, number)
-            self._owned[topic, number] = Owned(at, assigned_at=now)
-            emit(PartitionAssigned(at))
-
-    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        self._guarded(partitions, "revoked", CommitMode.SYNC)
-
-    def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
-        self._guarded(partitions, "lost", None)
-
-    def on_position_gone(self, partition: TopicPartition, reason: str) -> None:
-        owned = self._owned.get(partition)
-        if owned is not None and owned.stage is Stage.RUNNING:
-            log.warning("%s: the log no longer has the position: %s", owned.at, reason)
-            owned.reopen()
-
-    def on_topic_gone(self, topic: str, reason: str) -> None:
-        for owned in list(self._owned.values()):
-            if owned.at.topic == topic and owned.stage is not Stage.STOPPED:
-                gone = UnknownTopic(
-                    f"{owned.at}: the topic is gone: {reason}. What took effect is in the store"
-                )
-                self._desk.stop(owned, gone)
-
-    def _guarded(
-        self, partitions: Sequence[TopicPartition], reason: str, mode: CommitMode | None
-    ) -> None:
-        """librdkafka's callbacks must not raise; the loop will."""
-        try:
-            self._on_gone(partitions, reason, mode)
-        except Exception as error:
-            self._fatal = error
-
-    def _on_gone(
-        self, partitions: Sequence[TopicPartition], reason: str, mode: CommitMode | None
-    ) -> None:
-        going = [self._owned[p] for p in partitions if p in self._owned]
-        for owned in going:
-            owned.leaving = True
-        if self._busy is not None and self._busy.owned in going and self._cut is None:
-            self._keeper.await_left(self._drain_seconds)
-        busy = self._busy.owned if self._busy is not None else None
-        for owned in going:
-            del self._owned[owned.key]
-            if owned is not busy:
-                self._release(owned, reason)
-        if mode is not None:
-            self._tell([o for o in going if o.position is not None], mode)
-
-    def _release(self, owned: Owned, reason: str) -> None:
-        if owned.released:
-            return
-        if owned.unsent is not None:
-            self._desk.resend(owned)
-        self._desk.rest(owned)
-        owned.released = True
-        self._once.store.release(owned.at)
-        emit(PartitionReleased(owned.at, reason))
-
-
-class _Live:
-    """The partitions as they are now, for the desk to look at."""
-
-    def __init__(self, owned: Mapping[TopicPartition, Owned]) -> None:
-        self._owned = owned
-
-    def __iter__(self) -> Iterator[Owned]:
-        return iter(list(self._owned.values()))
-
-
-def _kafka_offset(owned: Owned) -> KafkaOffset:
-    row = owned.row
-    return KafkaOffset(owned.at.topic, owned.at.number, row.next, witness_of(row))
 
 
 @contextmanager

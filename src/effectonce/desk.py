@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from effectonce.core.outcome import encode_outcome
@@ -68,7 +68,9 @@ RIVAL_SECONDS: Final = 60.0
 
 
 class Desk:
-    def __init__(self, once: Once, clock: Clock, partitions: Iterable[Owned]) -> None:
+    """Decides and settles; keeps nothing but what it works with."""
+
+    def __init__(self, once: Once, clock: Clock, partitions: Callable[[], Iterable[Owned]]) -> None:
         self._once = once
         self._store = once.store
         self._clock = clock
@@ -119,7 +121,7 @@ class Desk:
         if not self._shared:
             return None
         pending: dict[bytes, Pending] = {}
-        for owned in self._partitions:
+        for owned in self._partitions():
             if owned.unsent is None or (markers := owned.unsent.commit.markers) is None:
                 continue
             raw = markers.keys.tobytes()
@@ -279,8 +281,8 @@ class Desk:
         if task.plan.blocked_by is Decision.UNIDENTIFIED:
             problem = task.identified.problems[row]
             return Unidentified(
-                f"{at} offset {offset}: no usable event ID: {problem.text}. Everything before it is "
-                "committed; the record stays in Kafka. Mend the producer or `identify`, or pass "
+                f"{at} offset {offset}: no usable event ID: {problem.text}. Everything before it "
+                "is committed; the record stays in Kafka. Mend the producer or `identify`, or pass "
                 'on_unidentified="process" to run such records unprotected'
             )
         return IdReused(

@@ -1,11 +1,11 @@
 """How a task's events are given to the user's handler, and how each of them ended.
 
-| handler                 | returns                  | raises                                        |
-| ----------------------- | ------------------------ | --------------------------------------------- |
-| an event, in-store      | done, its `tx` kept      | failed, its `tx` discarded; the slice ends    |
-| an event, outside       | done                     | failed (in doubt); the slice ends             |
-| a batch, in-store       | unmarked done, `tx` kept | all rolled back; then one event at a time     |
-| a batch, outside        | unmarked done            | unmarked in doubt; then one event at a time   |
+| handler            | returns                  | raises                                      |
+| ------------------ | ------------------------ | ------------------------------------------- |
+| an event, in-store | done, its `tx` kept      | failed, its `tx` discarded; the slice ends  |
+| an event, outside  | done                     | failed (in doubt); the slice ends           |
+| a batch, in-store  | unmarked done, `tx` kept | all rolled back; then one event at a time   |
+| a batch, outside   | unmarked done            | unmarked in doubt; then one event at a time |
 
 In-store, `event.failed` inside a batch counts as raising: one `tx` is kept whole or not at all.
 What is not an Exception (sys.exit, Ctrl-C) fails its event like one and is then let through.
@@ -42,10 +42,10 @@ def run_events(task: Task, handler: Handler, ends_slice: Check) -> BaseException
         event = Event(work, row)
         try:
             outcome = handler(event, work.begin(row)) if in_store else handler(event)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the user's, and theirs to see
             work.failed(row, error)
             return None
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - let through once settled
             work.failed(row, error)
             return error
         if work.endings[row] == Ending.UNTOUCHED:
@@ -84,7 +84,7 @@ def _hand_over(task: Task, rows: Sequence[int], handler: Handler) -> BaseExcepti
         else:
             handler(batch, tx)
         failure = next(iter(work.failures.values()), None)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - as above
         failure = error
         work.fail_rest(rows, error)
     if effects is None or failure is None:

@@ -111,7 +111,8 @@ class ThreadKeeper:
 
 
 def stacks_of_others() -> str:
-    frames = sys._current_frames()
+    """Where every other thread stands: what a hanging handler hangs in."""
+    frames = sys._current_frames()  # noqa: SLF001 - the documented way
     mine = threading.get_ident()
     others = {t.ident: t.name for t in threading.enumerate() if t.ident != mine}
     return "\n".join(

@@ -117,6 +117,8 @@ class Ending(IntEnum):
 
 
 class OutcomeKind(IntEnum):
+    """Whether what a handler returned could be kept."""
+
     VALUE = 0
     """`data` is the msgpack of what the handler returned."""
     UNSTORABLE = 1

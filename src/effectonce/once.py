@@ -1,4 +1,4 @@
-"""`Once`: what the user decided, checked as a whole. Nothing is guessed, nothing unsafe is built."""
+"""`Once`: what the user decided, checked as a whole; nothing is guessed, nothing unsafe built."""
 
 from __future__ import annotations
 

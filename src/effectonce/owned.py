@@ -25,6 +25,8 @@ __all__ = ["Health", "Owned", "PartitionHealth", "Stage", "Task", "Unsent"]
 
 
 class Stage(Enum):
+    """Where a partition stands in the diagram above."""
+
     OPENING = "opening"
     RUNNING = "running"
     STOPPED = "stopped"
@@ -54,6 +56,8 @@ class Unsent:
 
 @dataclass(slots=True, eq=False)
 class Owned:
+    """One of our partitions."""
+
     at: Partition
     assigned_at: float
     stage: Stage = Stage.OPENING

@@ -154,6 +154,8 @@ class Store(Protocol):
 
 
 class CommitMode(Enum):
+    """Whether a commit to Kafka is waited for."""
+
     SYNC = "sync"
     ASYNC = "async"
 
@@ -229,6 +231,8 @@ class Client(Protocol):
 
 
 class Clock(Protocol):
+    """The two clocks of a driver; only durations are taken from `monotonic`."""
+
     def wall_ms(self) -> int: ...
     def monotonic(self) -> float: ...
 

@@ -1,12 +1,13 @@
 """The window: how long a marker is kept, in log time.
 
-    generation = floor(log time / half a window); three are kept, so a marker lives W to 1.5 W.
+    generation = floor(log time / half a window) + 1; three are kept, so a marker lives W to 1.5 W.
 
 | log time                                  | generation                                         |
 | ----------------------------------------- | -------------------------------------------------- |
 | a record's timestamp is higher            | rises to it, at most to wall clock + 5 minutes     |
 | a record's timestamp is lower             | stays: log time is monotonic                       |
-| a record has no timestamp                 | rises by the wall time since the last commit       |
+| a record has no timestamp                 | rises by the wall time since the last commit, both |
+|                                           | that rise and log time clamped to 5 minutes        |
 | the commit enters a new generation        | it begins at the position before the commit        |
 | three generations on                      | the floor rises, the horizon with it               |
 | markers stand ahead of the position       | their generation is pinned                         |
@@ -36,15 +37,16 @@ are within seconds."""
 
 def advance_log_time(log_time_ms: int, record_ms: int, wall_ms: int, last_wall_ms: int) -> int:
     """Log time once the position has passed a record with the timestamp `record_ms` (or UNSET)."""
+    if record_ms == UNSET and log_time_ms == UNSET:
+        return wall_ms
     if record_ms == UNSET:
-        if log_time_ms == UNSET:
-            return wall_ms
-        return log_time_ms + min(max(wall_ms - last_wall_ms, 0), MAX_AHEAD_MS)
+        record_ms = log_time_ms + min(max(wall_ms - last_wall_ms, 0), MAX_AHEAD_MS)
     return max(log_time_ms, min(record_ms, wall_ms + MAX_AHEAD_MS))
 
 
 def generation_of(log_time_ms: int, half_ms: int) -> int:
-    return max(log_time_ms, 0) // half_ms
+    """Counted from 1, so that 0 can mean "none" in a position."""
+    return max(log_time_ms, 0) // half_ms + 1
 
 
 def turn(position: Position, log_time_ms: int, half_ms: int) -> Position:

@@ -18,6 +18,7 @@ from effectonce.model import Outcome, OutcomeKind
 
 
 def encode_outcome(value: object, limit_bytes: int) -> Outcome | None:
+    """The row above that fits; never raises."""
     if value is None:
         return None
     try:

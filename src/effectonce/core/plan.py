@@ -5,7 +5,7 @@ First match wins:
 | the record                                            | decision      |
 | ----------------------------------------------------- | ------------- |
 | lies below the stored position                        | BELOW         |
-| has no usable event ID                                | UNIDENTIFIED, or UNPROTECTED where asked for |
+| has no usable event ID                                | UNIDENTIFIED, or UNPROTECTED if asked |
 | its key has a marker, same fingerprint                | REPEAT        |
 | its key has a marker, another fingerprint             | CONFLICT      |
 | its key is pending in another partition, same payload | WAIT          |
@@ -37,6 +37,8 @@ Rows: TypeAlias = NDArray[np.intp]
 
 
 class Decision(IntEnum):
+    """What to do with one record; the order tells what the position can pass."""
+
     RUN = 0
     UNPROTECTED = 1
     """Runs on every delivery and leaves no marker."""

@@ -24,11 +24,14 @@ STALLS: Final = 3
 
 
 class Pace(Enum):
+    """How a partition is run."""
+
     USUAL = "usual"
     ONE_BY_ONE = "one-by-one"
 
 
 def pace(position: Position) -> Pace:
+    """The row above that fits."""
     return Pace.ONE_BY_ONE if position.stalled_opens >= STALLS else Pace.USUAL
 
 

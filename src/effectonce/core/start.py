@@ -4,21 +4,21 @@ S is the row as `open` found it, K Kafka's committed offset, L and E the log's e
 where its metadata reads `eo1;store id;epoch;topic id`, else *foreign*. "Untouched" means that S
 was written by a start and nothing has run since (its commit has serial 0).
 
-| row | S              | K                          | begin at                                      |
-| --- | -------------- | -------------------------- | --------------------------------------------- |
-| 1   | any            | ours, of an old topic id   | treat K as none                               |
-| 2   | any            | ours, other store id       | embedded: refuse, or `moved`: K; shared: refuse |
-| 3   | none           | ours, this store           | refuse: the store lost its rows               |
-| 4   | other topic id | any                        | L: topic recreated; markers are kept          |
-| 5   | none           | none                       | `start`, pinned                               |
-| 6   | none           | foreign                    | K, horizon K: a plain group is adopted        |
-| 7   | has            | none                       | shared, or untouched: S; embedded: refuse     |
-| 8   | has            | ours, ahead or newer epoch | S, loudly: the store went back                |
-| 9   | has            | ours, else                 | S: Kafka lags                                 |
-| 10  | has            | foreign, K = S             | shared, or untouched: S                       |
-| 11  | has            | foreign, else              | `on_reset`                                    |
-| 12  |                | begin < L                  | refuse, or `gap`: L                           |
-| 13  |                | begin > E                  | refuse: the log was cut off or restored       |
+| row | S              | K                          | begin at                                       |
+| --- | -------------- | -------------------------- | ---------------------------------------------- |
+| 1   | any            | ours, of an old topic id   | treat K as none                                |
+| 2   | any            | ours, other store id       | embedded: refuse, or `moved`: K; else refuse  |
+| 3   | none           | ours, this store           | refuse: the store lost its rows                |
+| 4   | other topic id | any                        | L: topic recreated; markers are kept           |
+| 5   | none           | none                       | `start`, pinned                                |
+| 6   | none           | foreign                    | K, horizon K: a plain group is adopted         |
+| 7   | has            | none                       | shared, or untouched: S; embedded: refuse      |
+| 8   | has            | ours, ahead or newer epoch | S, loudly: the store went back                 |
+| 9   | has            | ours, else                 | S: Kafka lags                                  |
+| 10  | has            | foreign, K = S             | shared, or untouched: S                        |
+| 11  | has            | foreign, else              | `on_reset`                                     |
+| 12  |                | begin < L                  | refuse, or `gap`: L                            |
+| 13  |                | begin > E                  | refuse: the log was cut off or restored        |
 
 Two more refusals stand in front: a row written under another `identify`, or another `window`.
 (next, our metadata) goes to Kafka before the first record runs; without that, a successor that
@@ -49,6 +49,7 @@ class Witness:
 
 
 def witness_of(position: Position) -> str:
+    """The metadata to commit to Kafka with this position."""
     return str(Witness(position.store_id, position.epoch, position.topic_id))
 
 
@@ -115,6 +116,7 @@ class Refuse:
 
 
 def start(situation: Situation, policy: StartPolicy) -> Begin | Refuse:
+    """Where the partition begins, or why it may not."""
     refusal = _wrong_row(situation, policy)
     begin = refusal or _begin(situation, policy)
     if isinstance(begin, Refuse):
@@ -133,7 +135,7 @@ def _wrong_row(s: Situation, policy: StartPolicy) -> Refuse | None:
             f"this is {_short(s.store_id)}): a partition's directory was copied here alone. "
             "Put the whole store back, or remove that copy",
         )
-    if row.identify_fingerprint not in policy.accepted_identities:
+    if row.identify_fingerprint not in {policy.identify_fingerprint, *policy.accepted_identities}:
         return Refuse(
             "identify",
             f"{s.at}: its markers were written under another `identify` (or "

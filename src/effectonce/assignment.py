@@ -1,0 +1,330 @@
+"""Which partitions are ours: everything the group, the clock and the broker do to them.
+
+    assigned   -> begin.py, as soon as the store and the broker let it
+    revoked, lost, closed -> drain, one last commit, the store's room given up, Kafka told
+    every second     Kafka is told where the store stands
+    now and then     topic ids are compared, stopped partitions are named again
+
+Called on the thread that holds the client: the caller's, or the keeper's while a handler is slow.
+A revoke on the keeper's thread waits, under one deadline, until the handler's thread has settled
+with the store; whatever comes later is judged by the store's fence.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from effectonce.begin import Beginner
+from effectonce.core.start import witness_of
+from effectonce.desk import Desk
+from effectonce.errors import BrokerError, HandlerTimeout, UnknownTopic
+from effectonce.hooks import PartitionAssigned, PartitionReleased, emit
+from effectonce.keeper import stacks_of_others
+from effectonce.model import NO_ID, UNSET, Partition
+from effectonce.once import Once
+from effectonce.owned import Owned, Stage, Task
+from effectonce.ports import (
+    Client,
+    Clock,
+    CommitMode,
+    KafkaOffset,
+    Keeper,
+    Records,
+    TopicPartition,
+)
+
+log = logging.getLogger("effectonce")
+
+TELL_SECONDS: Final = 1.0
+"""Kafka follows the store at most this far behind: the blind spot of row 8 of the start table."""
+TOPIC_CHECK_SECONDS: Final = 30.0
+DRAINED_CHECK_SECONDS: Final = 1.0
+"""A topic recreated under a running consumer raises nothing in librdkafka: it went on at offset 10
+of the new log and lost ten records (seen). Its id is compared this often."""
+REMIND_SECONDS: Final = 60.0
+TEND_SECONDS: Final = 0.1
+"""One poll of the keeper's: how long a handler that returns may have to wait for the client."""
+
+
+class Assignment:
+    """The partitions of one consumer. `Listener` and `Charge` of the ports."""
+
+    def __init__(
+        self,
+        once: Once,
+        client: Client,
+        clock: Clock,
+        keeper: Keeper,
+        group: str,
+        *,
+        drain_seconds: float,
+    ) -> None:
+        self._once = once
+        self._client = client
+        self._clock = clock
+        self._keeper = keeper
+        self._group = group
+        self._scope = once.scope or group
+        self._drain_seconds = drain_seconds
+        self._owned: dict[TopicPartition, Owned] = {}
+        self.desk = Desk(once, clock, self.partitions)
+        self._beginner = Beginner(once, client, clock, self.desk, once.store.prepare())
+        self.busy: Task | None = None
+        """What the handlers have now."""
+        self.cut: HandlerTimeout | None = None
+        self.fatal: Exception | None = None
+        """Raised in a callback of the client's, for the loop to raise."""
+        self.assigned_once = False
+        self._told = self._reminded = self._topics_checked = self._polled = 0.0
+        self._drained = self._flowed = False
+
+    def partitions(self) -> list[Owned]:
+        """A snapshot; safe from any thread."""
+        return list(self._owned.values())
+
+    # -- records -------------------------------------------------------------------------------
+
+    def fetch(self, limit: int, timeout_seconds: float) -> bool:
+        """Poll, and hold what came with its partition; false where nothing came."""
+        self._pause_waiting()
+        now = self._clock.monotonic()
+        due = [o.due - now for o in self._owned.values() if _waits(o)]
+        self._polled = now
+        got = self._client.fetch(limit, max(0.0, min([timeout_seconds, *due])))
+        for records in got:
+            self._accept(records)
+        self._drained = not got
+        self._flowed = self._flowed or bool(got)
+        return bool(got)
+
+    def since_poll(self, now: float) -> float:
+        return now - self._polled
+
+    def _accept(self, records: Records) -> None:
+        """Take records of a running partition.
+
+        Others came from before an assignment, and the start will seek to them again.
+        """
+        owned = self._owned.get((records.topic, records.partition))
+        if owned is not None and owned.stage is Stage.RUNNING:
+            owned.held.append(records)
+
+    def ready(self) -> Owned | None:
+        """A partition with records to decide; a commit without an answer goes first."""
+        now = self._clock.monotonic()
+        for owned in self.partitions():
+            if owned.unsent is not None and owned.due <= now:
+                self.desk.resend(owned)
+            if _may_go_on(owned, now) and owned.held:
+                return owned
+        return None
+
+    def _pause_waiting(self) -> None:
+        """Kafka is the buffer: what waits is paused, the rest flows."""
+        pause: list[TopicPartition] = []
+        resume: list[TopicPartition] = []
+        for owned in self._owned.values():
+            wanted = owned.stage is Stage.STOPPED or _waits(owned)
+            if wanted != owned.paused:
+                (pause if wanted else resume).append(owned.key)
+                owned.paused = wanted
+        self._client.pause(pause)
+        self._client.resume(resume)
+
+    def at_end(self, owned: Owned) -> bool:
+        """Whether the partition is past the end that it had when it began."""
+        if owned.stage is not Stage.RUNNING or _waits(owned):
+            return False
+        if owned.row.next >= owned.log_end:
+            return True
+        # control records at the end are never delivered, but the client passes them
+        return self._client.position(owned.key) >= owned.log_end
+
+    # -- what is due ---------------------------------------------------------------------------
+
+    def see_to_what_is_due(self) -> None:
+        """Once a turn: begin, tell Kafka, compare topic ids, remind."""
+        now = self._clock.monotonic()
+        self._begin_due(now)
+        self._tell_kafka(now)
+        self._check_topics(now)
+        self._remind(now)
+
+    def _begin_due(self, now: float) -> None:
+        opening = [o for o in self._owned.values() if o.stage is Stage.OPENING and o.due <= now]
+        if not opening:
+            return
+        try:
+            topic_ids = self._client.topic_ids(sorted({o.at.topic for o in opening}))
+        except BrokerError as error:
+            log.info("cannot begin yet: %s", error)
+            for owned in opening:
+                owned.due = now + TELL_SECONDS
+            return
+        for owned in opening:
+            self._beginner.begin(owned, topic_ids)
+
+    def _tell_kafka(self, now: float) -> None:
+        if now - self._told < TELL_SECONDS:
+            return
+        self._told = now
+        running = [o for o in self._owned.values() if o.stage is not Stage.OPENING and o.position]
+        for owned in running:
+            owned.known_end = self._client.known_end(owned.key)
+        self._tell(running, CommitMode.ASYNC)
+
+    def _tell(self, partitions: Sequence[Owned], mode: CommitMode) -> None:
+        behind = [o for o in partitions if o.told != UNSET and o.told != o.row.next]
+        try:
+            self._client.commit([_kafka_offset(o) for o in behind], mode)
+        except BrokerError as error:
+            # the store has it; the next owner finds Kafka lagging (row 9)
+            log.info("Kafka was not told: %s", error)
+            return
+        for owned in behind:
+            owned.told = owned.row.next
+
+    def _check_topics(self, now: float) -> None:
+        since = now - self._topics_checked
+        # a partition has drained: its log may be another one by now
+        quiet = self._drained and self._flowed and since >= DRAINED_CHECK_SECONDS
+        if not self._owned or (since < TOPIC_CHECK_SECONDS and not quiet):
+            return
+        self._topics_checked, self._flowed = now, False
+        try:
+            ids = self._client.topic_ids(sorted({o.at.topic for o in self._owned.values()}))
+        except BrokerError as error:
+            log.info("topic ids are not known: %s", error)
+            return
+        for owned in self.partitions():
+            topic_id = ids.get(owned.at.topic)
+            if topic_id is None:
+                self.on_topic_gone(owned.at.topic, "it was deleted")
+            elif owned.stage is Stage.RUNNING and topic_id != owned.row.topic_id != NO_ID:
+                log.warning("%s: the topic was created anew; beginning again", owned.at)
+                owned.reopen()
+
+    def _remind(self, now: float) -> None:
+        if now - self._reminded < REMIND_SECONDS:
+            return
+        self._reminded = now
+        for owned in self._owned.values():
+            if owned.stage is Stage.STOPPED:
+                log.error("still stopped: %s", owned.error)
+
+    # -- Charge: while a handler has the thread --------------------------------------------------
+
+    def tend(self) -> None:
+        """Pause everything, poll once: heartbeats, rebalances."""
+        flowing = [o for o in self._owned.values() if not o.paused]
+        self._client.pause([o.key for o in flowing])
+        for owned in flowing:
+            owned.paused = True
+        self._polled = self._clock.monotonic()
+        for records in self._client.fetch(1, TEND_SECONDS if self.busy else 0.0):
+            self._accept(records)
+
+    def cut_off(self) -> None:
+        """The handler is past its deadline and cannot be interrupted: make it harmless."""
+        task = self.busy
+        if task is None:
+            return
+        at, seconds = task.owned.at, self._once.limits.handler_timeout_seconds
+        self.cut = HandlerTimeout(
+            f"{at}: a handler ran longer than {seconds:g} s (handler_timeout_seconds) and was cut "
+            "off: its transaction is dead, the group was left, another member takes over. Its "
+            "events stay in Kafka; an effect outside may or may not have happened"
+        )
+        if task.transaction is not None:
+            task.transaction.kill()
+        log.error("%s\n%s", self.cut, stacks_of_others())
+        self._once.store.release(at)
+        task.owned.released = True
+        self._client.close()
+
+    # -- Listener: inside fetch ----------------------------------------------------------------
+
+    def on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
+        now = self._clock.monotonic()
+        self.assigned_once = True
+        for topic, number in partitions:
+            at = Partition(self._scope, self._group, topic, number)
+            self._owned[topic, number] = Owned(at, assigned_at=now)
+            emit(PartitionAssigned(at))
+
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        self._guarded(partitions, "revoked", CommitMode.SYNC)
+
+    def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
+        self._guarded(partitions, "lost", None)
+
+    def on_position_gone(self, partition: TopicPartition, reason: str) -> None:
+        owned = self._owned.get(partition)
+        if owned is not None and owned.stage is Stage.RUNNING:
+            log.warning("%s: the log no longer has the position: %s", owned.at, reason)
+            owned.reopen()
+
+    def on_topic_gone(self, topic: str, reason: str) -> None:
+        for owned in self.partitions():
+            if owned.at.topic == topic and owned.stage is not Stage.STOPPED:
+                gone = UnknownTopic(
+                    f"{owned.at}: the topic is gone: {reason}. What took effect is in the store"
+                )
+                self.desk.stop(owned, gone)
+
+    def _guarded(
+        self, partitions: Sequence[TopicPartition], reason: str, mode: CommitMode | None
+    ) -> None:
+        """librdkafka's callbacks must not raise; the loop will."""
+        try:
+            self.give_up(partitions, reason, mode)
+        except Exception as error:  # noqa: BLE001 - raised by the loop instead
+            self.fatal = error
+
+    def give_up_all(self) -> None:
+        """The consumer closes."""
+        self.give_up(list(self._owned), "closed", CommitMode.SYNC)
+
+    def give_up(
+        self, partitions: Sequence[TopicPartition], reason: str, mode: CommitMode | None
+    ) -> None:
+        going = [self._owned[p] for p in partitions if p in self._owned]
+        for owned in going:
+            owned.leaving = True
+        if self.busy is not None and self.busy.owned in going and self.cut is None:
+            self._keeper.await_left(self._drain_seconds)
+        busy = self.busy.owned if self.busy is not None else None
+        for owned in going:
+            del self._owned[owned.key]
+            if owned is not busy:
+                self.release(owned, reason)
+        if mode is not None:
+            self._tell([o for o in going if o.position is not None], mode)
+
+    def release(self, owned: Owned, reason: str) -> None:
+        if owned.released:
+            return
+        if owned.unsent is not None:
+            self.desk.resend(owned)
+        self.desk.rest(owned)
+        owned.released = True
+        self._once.store.release(owned.at)
+        emit(PartitionReleased(owned.at, reason))
+
+
+def _waits(owned: Owned) -> bool:
+    """Something must come first, so no more records are asked for."""
+    return owned.stage is Stage.OPENING or (
+        owned.stage is Stage.RUNNING and bool(owned.held or owned.unsent)
+    )
+
+
+def _may_go_on(owned: Owned, now: float) -> bool:
+    return owned.stage is Stage.RUNNING and owned.unsent is None and owned.due <= now
+
+
+def _kafka_offset(owned: Owned) -> KafkaOffset:
+    row = owned.row
+    return KafkaOffset(owned.at.topic, owned.at.number, row.next, witness_of(row))
