@@ -1,1 +1,97 @@
-"""Stores: where positions, markers and in-store effects live."""
+"""Where positions, markers and in-store effects live, and how a URL names such a place.
+
+| URL                       | store                                                              |
+| ------------------------- | ------------------------------------------------------------------ |
+| `rocksdb:///var/lib/app`  | RocksDB in the folder /var/lib/app                                 |
+| `rocksdb:state`           | RocksDB in the folder state, from the working directory            |
+| `...?sync=true`           | with every commit on the disk before it is answered                |
+| `memory:`                 | a new store in this process, for tests                             |
+
+Paths are read as RFC 3986 has them: a space is `%20`, a question mark `%3F`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final, TypeAlias
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from effectonce.errors import ConfigError
+from effectonce.ports import Store, Traits
+
+__all__ = ["open_store"]
+
+Options: TypeAlias = dict[str, str]
+
+_BOOLEANS: Final = {"true": True, "false": False}
+
+
+def open_store(store: str | Store) -> Store:
+    """The store that a URL names; a store is returned as it is. Nothing is created yet.
+
+    Raises ConfigError, which never repeats the URL: it may hold a password.
+    """
+    if not isinstance(store, str):
+        if not isinstance(getattr(store, "traits", None), Traits):
+            raise ConfigError([f"store: a URL or a Store, not {type(store).__name__}"])
+        return store
+    url = urlsplit(store)
+    opener = _SCHEMES.get(url.scheme)
+    if opener is None:
+        known = ", ".join(f"{scheme}:" for scheme in _SCHEMES)
+        found = f"the scheme {url.scheme!r} is unknown" if url.scheme else "it has no scheme"
+        raise ConfigError([f"store: {found}; there are {known}"])
+    if url.fragment:
+        raise ConfigError(["store: a # in a URL begins a fragment; in a path it is written %23"])
+    return opener(url, _options(url))
+
+
+def _rocksdb(url: SplitResult, options: Options) -> Store:
+    problems = list(_unknown(options, {"sync"}))
+    if url.netloc:
+        problems.append(
+            "store: rocksdb: takes no host: rocksdb:///path for an absolute path, rocksdb:path for "
+            "one from the working directory"
+        )
+    elif not url.path.strip("/"):
+        problems.append("store: rocksdb: needs a folder, such as rocksdb:///var/lib/app")
+    sync = options.get("sync", "false")
+    if sync not in _BOOLEANS:
+        problems.append(f"store: sync={sync!r}: true or false")
+    if problems:
+        raise ConfigError(problems)
+    from effectonce.stores.rocksdb import RocksDBStore  # only now: it loads a 20 MB library
+
+    return RocksDBStore(unquote(url.path), sync=_BOOLEANS[sync])
+
+
+def _memory(url: SplitResult, options: Options) -> Store:
+    problems = list(_unknown(options, set()))
+    if url.netloc or url.path:
+        problems.append("store: memory: has no name or path; share the store object instead")
+    if problems:
+        raise ConfigError(problems)
+    from effectonce.stores.memory import MemoryStore
+
+    return MemoryStore()
+
+
+def _options(url: SplitResult) -> Options:
+    pairs = parse_qsl(url.query, keep_blank_values=True)
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        raise ConfigError(["store: an option stands twice in the URL"])
+    return options
+
+
+def _unknown(options: Options, known: set[str]) -> Iterator[str]:
+    has = f"there is {', '.join(sorted(known))}" if known else "there are none"
+    for name in options:
+        if name not in known:
+            yield f"store: the option {name!r} is unknown; {has}"
+
+
+_SCHEMES: Final[dict[str, Callable[[SplitResult, Options], Store]]] = {
+    "memory": _memory,
+    "rocksdb": _rocksdb,
+}

@@ -1,0 +1,183 @@
+"""What memory holds of one partition's database, and how it is read from the disk.
+
+Read whole or not at all: every packed row that is kept is decoded, and they must be numbered from
+the first of the oldest generation to `next_seq` without a gap, or the reading is StoreCorrupt. So a
+key that is not in the index is proven to have no marker.
+
+Iterators are read to their end inside one function, and dropped there: RocksDB's LOCK stays held
+as long as one lives, be it only in the traceback of an error that somebody keeps. And only their
+`status()` tells a damaged block from the end of the rows: rocksdict's `items()` ends in silence.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from rocksdict import Rdict
+
+from effectonce.errors import StoreCorrupt
+from effectonce.model import Marker, Status
+from effectonce.stores.encoding import (
+    GENERATION,
+    PACKED,
+    POSITION_KEY,
+    PackedRow,
+    PositionRow,
+    decode_generation,
+    decode_outcome,
+    decode_packed,
+    decode_position,
+    join_columns,
+    outcome_key,
+)
+from effectonce.stores.index import KeyIndex
+from effectonce.stores.overlay import Row
+
+CHUNK: Final = 256
+"""Rows read at once: 3 MB of packed rows, and a short hold of the partition's lock in a scan."""
+
+
+@dataclass(slots=True)
+class Image:
+    """One partition in memory: complete, exact, and thrown away whole when in doubt."""
+
+    row: PositionRow
+    index: KeyIndex
+    first_seq: dict[int, int] = field(default_factory=dict)
+    """Of each generation kept: the number of its first packed row."""
+    first_position: dict[int, int] = field(default_factory=dict)
+    """Of each generation with keys of this run: its first log position in the index."""
+
+    def restart_index(self) -> None:
+        """A new run: what earlier ones marked says nothing."""
+        self.index = new_index()
+        self.first_position = {}
+
+    def drop_below(self, floor: int) -> None:
+        """Forget the generations below `floor`."""
+        self.first_seq = {g: seq for g, seq in self.first_seq.items() if g >= floor}
+        self.first_position = {g: at for g, at in self.first_position.items() if g >= floor}
+        kept = min(self.first_position.values(), default=_EVERYTHING)
+        self.index.drop_below(kept)
+
+
+_EVERYTHING: Final = 2**62
+
+
+def new_index(capacity: int = 0) -> KeyIndex:
+    """An empty index with a seed that nobody can know."""
+    return KeyIndex(seed=int.from_bytes(os.urandom(16)), capacity=capacity)
+
+
+def load(db: Rdict) -> Image | None:
+    """All of a partition; None where nothing was ever written. Raises StoreCorrupt."""
+    value = db.get(POSITION_KEY)
+    if value is None:
+        if read_rows(db, b"", b"", limit=1):
+            raise StoreCorrupt("the position is missing, though other rows are there")
+        return None
+    row = decode_position(value)
+    starts = [decode_generation(*each) for each in all_rows(db, GENERATION)]
+    generations = tuple(start for start, _ in starts)
+    row = replace(row, position=replace(row.position, generations=generations))
+    image = Image(row, new_index(), {start.generation: seq for start, seq in starts})
+    _fill(image, db)
+    return image
+
+
+def read_position(db: Rdict) -> PositionRow | None:
+    """The position alone, without its generations."""
+    value = db.get(POSITION_KEY)
+    return None if value is None else decode_position(value)
+
+
+def find(db: Rdict, key: bytes) -> Marker | None:
+    """The youngest marker of `key`, its outcome included: a scan of every packed row."""
+    found: Marker | None = None
+    for packed in packed_rows(db):
+        at = packed.row_of(key)
+        if at is not None:
+            found = packed.marker(at)
+    if found is None or found.status is Status.DONE:
+        return found
+    row_key = outcome_key(found.generation, key)
+    value = db.get(row_key)
+    if value is None:
+        raise StoreCorrupt(f"an outcome of generation {found.generation} is missing")
+    return replace(found, outcome=decode_outcome(row_key, value))
+
+
+def packed_rows(db: Rdict) -> Iterator[PackedRow]:
+    """Every packed row in the order in which they were written."""
+    for key, value in all_rows(db, PACKED):
+        yield decode_packed(key, value)
+
+
+def all_rows(db: Rdict, prefix: bytes) -> Iterator[Row]:
+    """Rows whose key begins with `prefix`, in key order."""
+    start = prefix
+    while rows := read_rows(db, prefix, start, CHUNK):
+        yield from rows
+        start = rows[-1][0] + b"\0"
+
+
+def read_rows(db: Rdict, prefix: bytes, start: bytes, limit: int) -> list[Row]:
+    """At most `limit` rows from the key `start` on, while their key begins with `prefix`."""
+    rows: list[Row] = []
+    cursor = db.iter()
+    try:
+        cursor.seek(start)
+        while len(rows) < limit and cursor.valid():
+            key = cursor.key()
+            if not key.startswith(prefix):
+                break
+            rows.append((key, cursor.value()))
+            cursor.next()
+        cursor.status()
+    finally:
+        del cursor
+    return rows
+
+
+def _fill(image: Image, db: Rdict) -> None:
+    """Build the index from the packed rows of this run, and prove that none is missing."""
+    next_seq = image.row.next_seq
+    expected = min(image.first_seq.values(), default=next_seq)
+    rows_left = next_seq - expected
+    chunk: list[PackedRow] = []
+    for packed in packed_rows(db):
+        _check_place(image, packed, expected)
+        expected += 1
+        chunk.append(packed)
+        if len(chunk) == CHUNK:
+            _insert(image, chunk, rows_left)
+            rows_left -= CHUNK
+            chunk.clear()
+    _insert(image, chunk, rows_left)
+    if expected != next_seq:
+        raise StoreCorrupt(f"the packed rows {expected} to {next_seq - 1} are missing")
+
+
+def _check_place(image: Image, packed: PackedRow, expected: int) -> None:
+    first = image.first_seq.get(packed.generation)
+    if first is None or packed.seq < first:
+        raise StoreCorrupt(f"{packed} stands outside of its generation")
+    if packed.seq != expected:
+        raise StoreCorrupt(f"the packed row {expected} is missing, {packed.seq} comes instead")
+
+
+def _insert(image: Image, chunk: list[PackedRow], rows_left: int) -> None:
+    rows = [packed for packed in chunk if packed.run == image.row.position.run]
+    if not rows:
+        return
+    keys, fingerprints = join_columns(rows)
+    if not len(image.index):
+        # room for all at once, guessed from the first rows, so that the table need not grow
+        image.index = new_index(capacity=len(keys) * rows_left // len(rows) * 5 // 4)
+    position = image.index.insert(keys, fingerprints)
+    for packed in rows:
+        image.first_position.setdefault(packed.generation, position)
+        position += packed.count
