@@ -43,14 +43,47 @@ from effectonce.identity import (
 from effectonce.once import Once
 from effectonce.owned import Health, PartitionHealth
 from effectonce.policy import IGNORED, InStore, Limits, Outside, Retry
+from effectonce.ports import KeyValueTx
 
 __version__ = _version("effectonce")
 
 __all__ = [
-    "END", "IGNORED", "Batch", "BrokerError", "ConfigError", "EffectOnceError", "Event",
-    "HandlerFailed", "HandlerTimeout", "Health", "IdReused", "InStore", "Limits", "Once",
-    "OnceConsumer", "Outside", "PartitionHealth", "PartitionStopped", "Retry", "Rival",
-    "StartRefused", "StoreCorrupt", "StoreError", "StoreLocked", "StoreUnavailable",
-    "TransactionClosed", "Unidentified", "UnknownTopic", "cloudevent", "custom", "delivery",
-    "field", "header", "hooks", "joined", "payload_hash", "record_key",
-]  # fmt: skip
+    "END",
+    "IGNORED",
+    "Batch",
+    "BrokerError",
+    "ConfigError",
+    "EffectOnceError",
+    "Event",
+    "HandlerFailed",
+    "HandlerTimeout",
+    "Health",
+    "IdReused",
+    "InStore",
+    "KeyValueTx",
+    "Limits",
+    "Once",
+    "OnceConsumer",
+    "Outside",
+    "PartitionHealth",
+    "PartitionStopped",
+    "Retry",
+    "Rival",
+    "StartRefused",
+    "StoreCorrupt",
+    "StoreError",
+    "StoreLocked",
+    "StoreUnavailable",
+    "TransactionClosed",
+    "Unidentified",
+    "UnknownTopic",
+    "cloudevent",
+    "custom",
+    "delivery",
+    "field",
+    "header",
+    "hooks",
+    "joined",
+    "payload_hash",
+    "record_key",
+]

@@ -6,7 +6,7 @@ simulator that replaces them drives the real driver.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, TypeAlias
@@ -80,6 +80,20 @@ class Traits:
     reach: Reach
     durability: Durability
     in_store_effects: bool
+
+
+class KeyValueTx(Protocol):
+    """The `tx` of a key-value store: the partition's own rows, as this event sees them.
+
+    Keys and values are bytes. Valid while its event lasts; then it raises TransactionClosed.
+    """
+
+    def get(self, key: bytes) -> bytes | None: ...
+    def put(self, key: bytes, value: bytes) -> None: ...
+    def delete(self, key: bytes) -> None: ...
+    def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Rows whose key begins with `prefix`, in key order."""
+        ...
 
 
 class Transaction(Protocol):

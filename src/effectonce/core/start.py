@@ -4,21 +4,22 @@ S is the row as `open` found it, K Kafka's committed offset, L and E the log's e
 where its metadata reads `eo1;store id;epoch;topic id`, else *foreign*. "Untouched" means that S
 was written by a start and nothing has run since (its commit has serial 0).
 
-| row | S              | K                          | begin at                                       |
-| --- | -------------- | -------------------------- | ---------------------------------------------- |
-| 1   | any            | ours, of an old topic id   | treat K as none                                |
-| 2   | any            | ours, other store id       | embedded: refuse, or `moved`: K; else refuse  |
-| 3   | none           | ours, this store           | refuse: the store lost its rows                |
-| 4   | other topic id | any                        | L: topic recreated; markers are kept           |
-| 5   | none           | none                       | `start`, pinned                                |
-| 6   | none           | foreign                    | K, horizon K: a plain group is adopted         |
-| 7   | has            | none                       | shared, or untouched: S; embedded: refuse      |
-| 8   | has            | ours, ahead or newer epoch | S, loudly: the store went back                 |
-| 9   | has            | ours, else                 | S: Kafka lags                                  |
-| 10  | has            | foreign, K = S             | shared, or untouched: S                        |
-| 11  | has            | foreign, else              | `on_reset`                                     |
-| 12  |                | begin < L                  | refuse, or `gap`: L                            |
-| 13  |                | begin > E                  | refuse: the log was cut off or restored        |
+| row | S              | K                          | begin at                                     |
+| --- | -------------- | -------------------------- | -------------------------------------------- |
+| 1   | any            | ours, of an old topic id   | treat K as none                              |
+| 2   | any            | ours, other store id       | embedded: refuse, or `moved`: K; else refuse |
+| 3   | none           | ours, this store           | refuse: the store lost its rows              |
+| 4   | other topic id | any                        | L: topic recreated; markers are kept         |
+| 5   | none           | none                       | `start`, pinned                              |
+| 6   | none           | foreign                    | K, horizon K: a plain group is adopted       |
+| 7   | has            | none                       | shared, or untouched: S; embedded: refuse    |
+| 8   | has            | ours, ahead or newer epoch | S, loudly: the store went back               |
+| 9   | has            | ours, else                 | S: Kafka lags                                |
+| 10  | has            | foreign, K = S             | shared, or untouched: S                      |
+|     | untouched      | foreign, answered by S     | S: we died before Kafka was told             |
+| 11  | has            | foreign, else              | `on_reset`                                   |
+| 12  |                | begin < L                  | refuse, or `gap`: L                          |
+| 13  |                | begin > E                  | refuse: the log was cut off or restored      |
 
 Two more refusals stand in front: a row written under another `identify`, or another `window`.
 (next, our metadata) goes to Kafka before the first record runs; without that, a successor that
@@ -29,6 +30,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from effectonce.core.generation import pin_ahead
 from effectonce.core.settle import commit_id, serial_of
 from effectonce.model import NO_ID, UNSET, Committed, LogEnds, Partition, Position
 from effectonce.policy import Gap, Moved, OnReset, StartAt
@@ -55,17 +57,15 @@ def witness_of(position: Position) -> str:
 
 def read_witness(metadata: str) -> Witness | None:
     """None for whatever we did not write: foreign metadata is anybody's text."""
-    version, _, rest = metadata.partition(";")
-    fields = rest.split(";")
-    if version != WITNESS_VERSION or len(fields) != 3 or not fields[1].isdecimal():
+    fields = metadata.split(";")
+    if [len(f) for f in fields[1::2]] != [32, 32] or not fields[2].isdecimal():
         return None
     try:
-        store_id, topic_id = bytes.fromhex(fields[0]), bytes.fromhex(fields[2])
+        read = Witness(bytes.fromhex(fields[1]), int(fields[2]), bytes.fromhex(fields[3]))
     except ValueError:
         return None
-    if len(store_id) != 16 or len(topic_id) != 16 or len(fields[1]) > 20:
-        return None
-    return Witness(store_id, int(fields[1]), topic_id)
+    # to the letter: int and fromhex read more than we write
+    return read if str(read) == metadata else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,21 +133,22 @@ def _wrong_row(s: Situation, policy: StartPolicy) -> Refuse | None:
             "2",
             f"{s.at}: its row was written by another store ({_short(row.store_id)}, "
             f"this is {_short(s.store_id)}): a partition's directory was copied here alone. "
-            "Put the whole store back, or remove that copy",
+            "Nothing was run. Put the whole store back, or remove that copy",
         )
     if row.identify_fingerprint not in {policy.identify_fingerprint, *policy.accepted_identities}:
         return Refuse(
             "identify",
             f"{s.at}: its markers were written under another `identify` (or "
-            "secret), so events that took effect would look new. Restore the former one, or, if "
-            "both give every event the same ID, announce it: identify=new.replaces(old)",
+            "secret), so events that took effect would look new. Nothing was run. Restore the "
+            "former one, or, if both give every event the same ID, announce it: "
+            "identify=new.replaces(old)",
         )
     if row.window_seconds != policy.window_seconds:
         return Refuse(
             "window",
             f"{s.at}: its markers are kept in generations for a window of "
-            f"{row.window_seconds} s, and the window is now {policy.window_seconds} s. Keep the "
-            "former window, or use a new scope once the old one has run out",
+            f"{row.window_seconds} s, and the window is now {policy.window_seconds} s. Nothing was "
+            "run. Keep the former window, or use a new scope once the old one has run out",
         )
     return None
 
@@ -163,7 +164,7 @@ def _begin(s: Situation, policy: StartPolicy) -> Begin | Refuse:
         return _without_row(s, policy, committed, ours)
     if not _same_topic(row.topic_id, s.topic_id):
         return _recreated(s, policy, row)
-    adopted = replace(row, topic_id=s.topic_id, identify_fingerprint=policy.identify_fingerprint)
+    adopted = _adopted(s, policy, row)
     if committed is None:
         return _witness_gone(s, adopted)
     if ours:
@@ -191,10 +192,9 @@ def _moved(
             "directory was lost. Nothing was run. Bring its directory here, or pass "
             'moved="accept" to go on at that offset without the markers of what is below it',
         )
-    base = s.row or _fresh(s, policy)
-    position = replace(
-        base, topic_id=s.topic_id, next=committed.offset, horizon=committed.offset, generations=()
-    )
+    base = _adopted(s, policy, s.row) if s.row else _fresh(s, policy)
+    horizon = max(base.horizon, committed.offset)
+    position = replace(_at(base, committed.offset), horizon=horizon)
     return _written("2", s, position, f'{what}; going on there, as moved="accept" says')
 
 
@@ -206,9 +206,10 @@ def _without_row(
         return Refuse(
             "3",
             f"{s.at}: Kafka says that this store has processed it up to offset "
-            f"{committed.offset}, and the store has no row for it: its directory was lost. Nothing "
-            "was run. Put the directory back from a copy; or, to go on without its markers, set "
-            "the group's offset with kafka-consumer-groups --reset-offsets",
+            f"{committed.offset}, and the store has no row for it: its directory was lost, or the "
+            "scope is a new one. Nothing was run. Put the directory back from a copy, or take the "
+            "former scope; or, to go on without its markers, set the group's offset with "
+            "kafka-consumer-groups --reset-offsets",
         )
     if committed:
         loud = (
@@ -219,24 +220,17 @@ def _without_row(
         return _written("6", s, position, loud)
     latest = policy.start is StartAt.LATEST and not s.known_group
     begin = s.log.end if latest else s.log.start
-    return _written("5", s, replace(fresh, next=begin, horizon=begin, pinned_start=begin))
+    return _written("5", s, replace(fresh, next=begin, horizon=begin))
 
 
 def _recreated(s: Situation, policy: StartPolicy, row: Position) -> Begin:
     begin = s.log.start
     position = replace(
-        row,
-        topic_id=s.topic_id,
-        identify_fingerprint=policy.identify_fingerprint,
-        next=begin,
+        _at(_adopted(s, policy, row), begin),
         horizon=begin,
-        leader_epoch=UNSET,
         ahead_until=UNSET,
         ahead_generation=0,
         ahead_passed=0,
-        attempt_offset=UNSET,
-        attempts=0,
-        pinned_start=begin,
         generations=tuple(replace(g, offset=begin) for g in row.generations),
     )
     loud = f"{s.at}: the topic was deleted and created again; beginning at {begin}, markers kept"
@@ -271,15 +265,18 @@ def _foreign(
     s: Situation, policy: StartPolicy, row: Position, committed: Committed
 ) -> Begin | Refuse:
     to = committed.offset
-    if to == row.next and (s.shared or serial_of(row.commit_id) == 0):
+    untouched = serial_of(row.commit_id) == 0
+    if to == row.next and (s.shared or untouched):
         return _same(s, "10", row)
     what = f"{s.at}: somebody set the group's offset to {to}; the store stands at {row.next}"
+    if to == row.pinned_start and untouched:
+        return _same(s, "10", row, f"{what}, which was the answer to that")
     if policy.on_reset is OnReset.DEDUPE:
         if to < row.horizon:
             return Refuse(
                 "11",
-                f"{what} and has markers only from {row.horizon} on: what is below "
-                'may repeat. Nothing was run. Reset to there or later, or pass on_reset="reprocess"',
+                f"{what} and has markers only from {row.horizon} on: what is below may repeat. "
+                'Nothing was run. Reset to there or later, or pass on_reset="reprocess"',
             )
         return _written("11", s, _at(row, to), f'{what}; going there, on_reset="dedupe"')
     if policy.on_reset is OnReset.REPROCESS:
@@ -309,8 +306,10 @@ def _within_log(begin: Begin, s: Situation, policy: StartPolicy) -> Begin | Refu
                 f"{what} before they took effect. Nothing was run. If that is "
                 'known, pass gap="accept" to go on at the first record left',
             )
-        accepted = _written("12", s, _at(begin.position, log.start), f'{what}; gap="accept"')
-        return accepted
+        loud = f'{what}; going on at {log.start}, as gap="accept" says'
+        if begin.loud:
+            loud = f"{begin.loud}. {loud}"
+        return _written("12", s, _at(begin.position, log.start), loud)
     if at > log.end:
         return Refuse(
             "13",
@@ -332,10 +331,27 @@ def _fresh(s: Situation, policy: StartPolicy) -> Position:
     )
 
 
+def _adopted(s: Situation, policy: StartPolicy, row: Position) -> Position:
+    """The row, with what is known by now; a topic id that was known once is never forgotten."""
+    topic_id = row.topic_id if s.topic_id == NO_ID else s.topic_id
+    return replace(row, topic_id=topic_id, identify_fingerprint=policy.identify_fingerprint)
+
+
 def _at(row: Position, offset: int) -> Position:
-    """The row, moved by an operator: what was known of the record at its head is void."""
+    """The row, moved by an operator: what was known of the record at its head is void.
+
+    Moved back, all that it has markers for is ahead of it again.
+    """
+    if offset < row.next and row.generations:
+        row = pin_ahead(row, row.next - 1, row.generations[0].generation)
     return replace(
-        row, next=offset, attempt_offset=UNSET, attempts=0, stalled_opens=0, in_flight=False
+        row,
+        next=offset,
+        leader_epoch=UNSET,
+        attempt_offset=UNSET,
+        attempts=0,
+        stalled_opens=0,
+        in_flight=False,
     )
 
 
@@ -349,7 +365,10 @@ def _same(s: Situation, name: str, row: Position, loud: str | None = None) -> Be
 
 
 def _written(name: str, s: Situation, position: Position, loud: str | None = None) -> Begin:
-    new = replace(position, epoch=s.epoch, commit_id=commit_id(s.epoch, 0))
+    """Should we die before Kafka has it, the pinned start says what this row answered."""
+    foreign = s.committed and not read_witness(s.committed.metadata)
+    pinned = s.committed.offset if s.committed and foreign else position.next
+    new = replace(position, epoch=s.epoch, commit_id=commit_id(s.epoch, 0), pinned_start=pinned)
     return Begin(name, new, write=True, loud=loud)
 
 
