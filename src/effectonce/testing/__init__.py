@@ -1,0 +1,1 @@
+"""What tests against effectonce need: real servers and pytest fixtures."""
