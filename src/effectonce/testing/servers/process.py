@@ -203,7 +203,6 @@ def _at_exit() -> None:
 def _in_forked_child() -> None:
     for server in _ours:
         server._disown()  # noqa: SLF001
-    _ours.clear()
 
 
 atexit.register(_at_exit)
