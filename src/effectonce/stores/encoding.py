@@ -9,10 +9,12 @@ understand a byte says so instead of guessing.
 | `01` class u8, generation u32, seq u64 | a commit's markers, packed: header, then columns        |
 | `02` class u8, generation u32          | where a generation begins, and the seq of its first row |
 | `03` class u8, generation u32, key 16  | the outcome of one marker, where there is one           |
+| `0F` a row's key                       | that row as it was: unreadable, set aside by a person   |
 | `10` the user's key                    | the user's value, as it is                              |
 
 Classes keep windows of different length apart; there is one so far, 0. Rows `01` are numbered by
-`seq` without a gap, so a missing row is found as surely as a damaged one.
+`seq` without a gap, so a missing row is found as surely as a damaged one; one that was set aside
+leaves none.
 
 The checksum is XXH3-64 of the value, seeded with that of the key: a sound value under another's
 key does not pass either. (The library is here for fingerprints already; 2 µs for a row of 500.)
@@ -56,6 +58,7 @@ POSITION_KEY: Final = b"\x00"
 PACKED: Final = b"\x01"
 GENERATION: Final = b"\x02"
 OUTCOME: Final = b"\x03"
+SET_ASIDE: Final = b"\x0f"
 USER: Final = b"\x10"
 
 _CLASS: Final = 0
@@ -286,6 +289,14 @@ class PackedRow:
 def packed_key(generation: int, seq: int = 0) -> bytes:
     """The key of a packed row; without a seq, where the generation's rows begin."""
     return _PACKED_KEY.pack(PACKED, _CLASS, generation, seq)
+
+
+def packed_seq(key: bytes) -> int | None:
+    """The number of the packed row that `key` names; None if it names no such row."""
+    if not key.startswith(PACKED) or len(key) != _PACKED_KEY.size:
+        return None
+    seq: int = _PACKED_KEY.unpack(key)[-1]
+    return seq
 
 
 def encode_packed(position: Position, markers: Markers, seq: int) -> Iterator[tuple[bytes, bytes]]:

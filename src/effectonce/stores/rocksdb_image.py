@@ -2,7 +2,7 @@
 
 Read whole or not at all: every packed row that is kept is decoded, and they must be numbered from
 the first of the oldest generation to `next_seq` without a gap, or the reading is StoreCorrupt. So a
-key that is not in the index is proven to have no marker.
+key that is not in the index is proven to have no marker, but for rows that a person set aside.
 
 Iterators are read to their end inside one function, and dropped there: RocksDB's LOCK stays held
 as long as one lives, be it only in the traceback of an error that somebody keeps. And only their
@@ -24,6 +24,7 @@ from effectonce.stores.encoding import (
     GENERATION,
     PACKED,
     POSITION_KEY,
+    SET_ASIDE,
     PackedRow,
     PositionRow,
     decode_generation,
@@ -32,6 +33,7 @@ from effectonce.stores.encoding import (
     decode_position,
     join_columns,
     outcome_key,
+    packed_seq,
 )
 from effectonce.stores.index import KeyIndex
 from effectonce.stores.overlay import Row
@@ -147,8 +149,10 @@ def _fill(image: Image, db: Rdict) -> None:
     next_seq = image.row.next_seq
     expected = min(image.first_seq.values(), default=next_seq)
     rows_left = next_seq - expected
+    aside = {packed_seq(key[len(SET_ASIDE) :]) for key, _ in all_rows(db, SET_ASIDE)}
     chunk: list[PackedRow] = []
     for packed in packed_rows(db):
+        expected = _past(aside, expected)
         _check_place(image, packed, expected)
         expected += 1
         chunk.append(packed)
@@ -157,8 +161,15 @@ def _fill(image: Image, db: Rdict) -> None:
             rows_left -= CHUNK
             chunk.clear()
     _insert(image, chunk, rows_left)
+    expected = _past(aside, expected)
     if expected != next_seq:
         raise StoreCorrupt(f"the packed rows {expected} to {next_seq - 1} are missing")
+
+
+def _past(aside: set[int | None], seq: int) -> int:
+    while seq in aside:
+        seq += 1
+    return seq
 
 
 def _check_place(image: Image, packed: PackedRow, expected: int) -> None:
