@@ -33,9 +33,7 @@ def test_below_the_position_is_skipped_whatever_else_is_true_or_the_partition_wo
     assert (decided(made), runs(made), made.blocked_by) == ([BELOW, RUN], [1], None)
 
 
-def test_below_the_position_is_skipped_without_a_marker_or_an_old_record_would_run_again() -> (
-    None
-):
+def test_below_the_position_is_skipped_without_a_marker_or_an_old_record_would_run_again() -> None:
     made = planned(batch("a b c", first=3), position_next=5)
     assert decided(made) == [BELOW, BELOW, RUN]
 
