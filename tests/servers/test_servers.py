@@ -180,7 +180,9 @@ class TestProcess:
 
     def test_watchdog_goes_with_the_server(self, sleeper: ServerProcess) -> None:
         sleeper.start()
-        [watchdog] = psutil.Process(sleeper.pid).children()
+        server = psutil.Process(sleeper.pid)
+        until(lambda: len(server.children()) == 1, "the watchdog is there")
+        [watchdog] = server.children()
         sleeper.stop()
         assert not sleeper.running
         until(lambda: dead(watchdog.pid), "the watchdog ended")

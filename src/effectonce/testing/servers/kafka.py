@@ -282,9 +282,12 @@ class KafkaServer:
     def _admin(self) -> AdminClient:
         """A fresh client, to be held until it has answered.
 
-        One that lived through a restart may still believe that no partition has a leader.
+        One that lived through a restart may still believe that no partition has a leader; one that
+        does not know the broker yet may lose its first request and repeat it 3 s later.
         """
-        return AdminClient(_client(self.bootstrap))
+        admin = AdminClient(_client(self.bootstrap))
+        admin.list_topics(timeout=_ADMIN_SECONDS)
+        return admin
 
     def _ours(self, verb: str) -> ServerProcess:
         if self._process is None:
