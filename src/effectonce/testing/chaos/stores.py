@@ -1,0 +1,69 @@
+"""What a run must know of a store: its URL, an effect in it, and how to read the effects back.
+
+The effect is the worst one to repeat: read n, write n + 1. Beside n stands the worker that wrote it
+last, so that the judge can tell a committed effect from one that a kill rolled back.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Protocol
+
+from effectonce.model import NO_ID, Partition
+from effectonce.stores import open_store
+from effectonce.testing.chaos.judge import Counted
+
+_ROW = struct.Struct("<II")
+
+
+class Tx(Protocol):
+    """The part of a key-value `tx` that is used here."""
+
+    def get(self, key: bytes) -> bytes | None: ...
+    def put(self, key: bytes, value: bytes) -> None: ...
+    def scan(self, prefix: bytes = b"") -> Iterable[tuple[bytes, bytes]]: ...
+
+
+class ChaosStore(Protocol):
+    """One value of `STORES`: a new store joins the crash run by providing these."""
+
+    def url(self, home: str) -> str: ...
+    def count(self, tx: Tx, event: bytes, worker: int) -> None:
+        """The effect: one more for this event."""
+        ...
+
+    def read(self, home: str, partitions: Iterable[Partition]) -> dict[bytes, Counted]:
+        """Every event with an effect. Only after all workers have ended."""
+        ...
+
+
+class RocksDB:
+    """Counts beside the markers, in the database of the partition."""
+
+    def url(self, home: str) -> str:
+        return f"rocksdb://{Path(home).absolute()}/state"
+
+    def count(self, tx: Tx, event: bytes, worker: int) -> None:
+        row = tx.get(event)
+        times = _ROW.unpack(row)[0] if row else 0
+        tx.put(event, _ROW.pack(times + 1, worker))
+
+    def read(self, home: str, partitions: Iterable[Partition]) -> dict[bytes, Counted]:
+        found: dict[bytes, Counted] = {}
+        with closing(open_store(self.url(home))) as store:
+            store.prepare()
+            for at in partitions:
+                store.open(at, NO_ID)
+                tx: Tx = store.transaction(at).begin()  # type: ignore[assignment]
+                for event, row in tx.scan():
+                    times, worker = _ROW.unpack(row)
+                    earlier = found[event].times if event in found else 0
+                    found[event] = Counted(earlier + times, worker)
+                store.release(at)
+        return found
+
+
+STORES: Mapping[str, ChaosStore] = {"rocksdb": RocksDB()}

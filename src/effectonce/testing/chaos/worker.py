@@ -1,0 +1,137 @@
+"""One consumer process of a run: `python -m effectonce.testing.chaos.worker JOB`.
+
+Its handler makes one effect an event. In the store that is deliberately not idempotent (read n,
+write n + 1); outside, it is a call to the witness. Either way the witness hears of each effect
+and, through the hooks, of each commit, so the journal tells what a kill fell between.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from typing import TypeAlias
+
+import effectonce as eo
+from effectonce.testing.chaos.journal import Kind
+from effectonce.testing.chaos.plan import Assignor, Mode
+from effectonce.testing.chaos.stores import STORES, Tx
+from effectonce.testing.chaos.target import Target
+
+SCOPE = "chaos"
+HEADER = "event-id"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a worker is told, as the JSON of its only argument."""
+
+    number: int
+    bootstrap: str
+    topic: str
+    group: str
+    mode: str
+    store: str
+    driver: str
+    assignor: str
+    batch: int
+    session_seconds: float
+    home: str
+    socket_path: str
+
+    def dump(self) -> str:
+        return json.dumps(asdict(self))
+
+
+Driver: TypeAlias = Callable[[Job, Target], None]
+"""Consumes until SIGTERM."""
+
+
+def confluent(job: Job, target: Target) -> None:
+    """effectonce's own consumer on confluent-kafka."""
+    eo.hooks.set_hooks([journalled(target)])
+    store = STORES[job.store]
+    in_store = Mode(job.mode) is Mode.IN_STORE
+
+    def count(event: eo.Event, tx: Tx) -> None:
+        event_id = event_key(event.id)
+        store.count(tx, event_id, job.number)
+        target.effect(event.partition, event.offset, event_id)
+
+    def call(event: eo.Event) -> None:
+        target.effect(event.partition, event.offset, event_key(event.id))
+
+    once = eo.Once(
+        store.url(job.home),
+        identify=eo.header(HEADER),
+        effects=eo.InStore() if in_store else eo.Outside(on_doubt="repeat"),
+        scope=SCOPE,
+        limits=eo.Limits(batch=job.batch),
+    )
+    with eo.OnceConsumer(client_config(job), [job.topic], once) as consumer:
+        consumer.run(count if in_store else call)
+
+
+DRIVERS: Mapping[str, Driver] = {"confluent": confluent}
+
+
+def driver_named(name: str) -> Driver:
+    """One of `DRIVERS`, or any `module:function`: how a test brings a consumer of its own."""
+    if name in DRIVERS:
+        return DRIVERS[name]
+    module, _, function = name.partition(":")
+    driver: Driver = getattr(import_module(module), function)
+    return driver
+
+
+def client_config(job: Job) -> dict[str, object]:
+    """The client's configuration for the group that the run asks for."""
+    config: dict[str, object] = {"bootstrap.servers": job.bootstrap, "group.id": job.group}
+    assignor = Assignor(job.assignor)
+    if assignor is Assignor.KIP848:  # its session and heartbeat are the broker's to say
+        return config | {"group.protocol": "consumer"}
+    session_ms = int(job.session_seconds * 1000)
+    return config | {
+        "partition.assignment.strategy": assignor.value,
+        "session.timeout.ms": session_ms,
+        "heartbeat.interval.ms": session_ms // 4,
+    }
+
+
+def event_key(event_id: str) -> bytes:
+    """As the journal has it."""
+    return bytes.fromhex(event_id.replace("-", ""))
+
+
+def journalled(target: Target) -> Callable[[eo.hooks.HookEvent], None]:
+    """A hook that tells the witness what the consumer has and has done."""
+
+    def note(event: eo.hooks.HookEvent) -> None:
+        match event:
+            case eo.hooks.BatchCommitted(at=at):
+                repeats = event.repeats + event.below
+                target.note(Kind.COMMITTED, at.number, event.next, event.fresh, repeats)
+            case eo.hooks.PartitionAssigned(at=at):
+                target.note(Kind.ASSIGNED, at.number)
+            case eo.hooks.PartitionBegan(at=at):
+                target.note(Kind.BEGAN, at.number, event.offset)
+            case eo.hooks.PartitionReleased(at=at):
+                target.note(Kind.RELEASED, at.number)
+            case _:
+                pass
+
+    return note
+
+
+def main() -> None:
+    """Run the job of the command line."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    job = Job(**json.loads(sys.argv[1]))
+    driver_named(job.driver)(job, Target(job.socket_path, job.number))
+
+
+if __name__ == "__main__":
+    main()
