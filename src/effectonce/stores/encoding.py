@@ -291,12 +291,17 @@ def packed_key(generation: int, seq: int = 0) -> bytes:
     return _PACKED_KEY.pack(PACKED, _CLASS, generation, seq)
 
 
-def packed_seq(key: bytes) -> int | None:
-    """The number of the packed row that `key` names; None if it names no such row."""
+def packed_place(key: bytes) -> tuple[int, int] | None:
+    """Generation and seq of the packed row that `key` names; None if it names no such row."""
     if not key.startswith(PACKED) or len(key) != _PACKED_KEY.size:
         return None
-    seq: int = _PACKED_KEY.unpack(key)[-1]
-    return seq
+    _, _, generation, seq = _PACKED_KEY.unpack(key)
+    return generation, seq
+
+
+def most_keys(value: bytes) -> int:
+    """How many keys a packed row of this length can hold, whatever it says itself."""
+    return max(len(value) - _PACKED.size - _CHECKSUM, 0) // (_KEY + 8)
 
 
 def encode_packed(position: Position, markers: Markers, seq: int) -> Iterator[tuple[bytes, bytes]]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Final
 
 from effectonce.errors import StoreError
 from effectonce.model import (
@@ -27,6 +26,7 @@ from effectonce.model import (
 )
 from effectonce.ports import Durability, Reach, Traits
 from effectonce.stores.overlay import KeyValueTransaction
+from effectonce.stores.rocksdb_beside import read_beside_owner
 from effectonce.stores.rocksdb_files import (
     Folder,
     failure,
@@ -35,11 +35,8 @@ from effectonce.stores.rocksdb_files import (
     topic_folder,
 )
 from effectonce.stores.rocksdb_image import read_position
-from effectonce.stores.rocksdb_options import Shared, open_beside_owner
+from effectonce.stores.rocksdb_options import Shared
 from effectonce.stores.rocksdb_partition import NotOpen, PartitionDatabase
-
-PEEKS: Final = 20
-"""A read-only open beside a writer may meet a file that has just gone; it then opens again."""
 
 
 class RocksDBStore:
@@ -142,16 +139,5 @@ class RocksDBStore:
         return position if position is not None else self._peek(Folder(self.path, at))
 
     def _peek(self, folder: Folder) -> Position | None:
-        problem: Exception | None = None
-        for _ in range(PEEKS):
-            try:
-                db = open_beside_owner(folder.path, self._shared)
-                try:
-                    row = read_position(db)
-                finally:
-                    db.close()
-                return None if row is None else row.position
-            except Exception as error:  # noqa: BLE001  rocksdict knows no better type
-                problem = error
-        assert problem is not None
-        raise failure(problem, folder.at, folder.path) from problem
+        row = read_beside_owner(folder, self._shared, read_position)
+        return None if row is None else row.position

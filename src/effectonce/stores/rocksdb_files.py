@@ -183,7 +183,8 @@ def damaged(what: str, subject: object, path: Path) -> StoreCorrupt:
     return StoreCorrupt(
         f"{subject}: {what}. Nothing can be said about the keys of {path}, so the partition stops. "
         "Put back a copy made while it was closed: a copy that is too old is found by the offset "
-        "that Kafka holds"
+        "that Kafka holds. Or stop its owner and see what can be set aside, with "
+        "effectonce quarantine STORE_URL --topic … --partition …"
     )
 
 

@@ -33,7 +33,7 @@ from effectonce.stores.encoding import (
     decode_position,
     join_columns,
     outcome_key,
-    packed_seq,
+    packed_place,
 )
 from effectonce.stores.index import KeyIndex
 from effectonce.stores.overlay import Row
@@ -118,6 +118,14 @@ def packed_rows(db: Rdict) -> Iterator[PackedRow]:
         yield decode_packed(key, value)
 
 
+def set_aside(db: Rdict) -> Iterator[tuple[int, int]]:
+    """Generation and seq of each packed row that a person set aside."""
+    for key, _ in all_rows(db, SET_ASIDE):
+        place = packed_place(key[len(SET_ASIDE) :])
+        if place is not None:
+            yield place
+
+
 def all_rows(db: Rdict, prefix: bytes) -> Iterator[Row]:
     """Rows whose key begins with `prefix`, in key order."""
     start = prefix
@@ -149,7 +157,7 @@ def _fill(image: Image, db: Rdict) -> None:
     next_seq = image.row.next_seq
     expected = min(image.first_seq.values(), default=next_seq)
     rows_left = next_seq - expected
-    aside = {packed_seq(key[len(SET_ASIDE) :]) for key, _ in all_rows(db, SET_ASIDE)}
+    aside = {seq for _, seq in set_aside(db)}
     chunk: list[PackedRow] = []
     for packed in packed_rows(db):
         expected = _past(aside, expected)
@@ -166,7 +174,7 @@ def _fill(image: Image, db: Rdict) -> None:
         raise StoreCorrupt(f"the packed rows {expected} to {next_seq - 1} are missing")
 
 
-def _past(aside: set[int | None], seq: int) -> int:
+def _past(aside: set[int], seq: int) -> int:
     while seq in aside:
         seq += 1
     return seq

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Final
 
 from rocksdict import (
-    AccessType,
     BlockBasedOptions,
     Cache,
     DBCompressionType,
@@ -66,9 +65,3 @@ class Shared:
 def open_database(path: Path, shared: Shared) -> Rdict:
     """Open for reading and writing, or raise rocksdict's bare Exception."""
     return Rdict(str(path), shared.options())
-
-
-def open_beside_owner(path: Path, shared: Shared) -> Rdict:
-    """Open for reading only, whether or not somebody holds the LOCK."""
-    access = AccessType.read_only(error_if_log_file_exist=False)
-    return Rdict(str(path), shared.options(), access_type=access)

@@ -1,31 +1,20 @@
 """What a partition's database holds, for people: read beside its owner, or without one.
 
-A database is opened for reading only, which takes no LOCK and writes nothing. What then comes to
-light is told as it is; no row that cannot be read is passed over.
+| seen                                    | told as                         |
+| --------------------------------------- | ------------------------------- |
+| a row that does not decode              | `unreadable`                    |
+| a row that others say must be there     | `unreadable`, with no value     |
+| packed rows not numbered without a gap  | `missing`                       |
+| a row that was set aside (`0F`)         | no gap; it is counted           |
 
-| seen                                    | told as                                              |
-| --------------------------------------- | ---------------------------------------------------- |
-| a row that does not decode              | `unreadable`                                         |
-| packed rows not numbered without a gap  | `missing`                                            |
-| files that vanish during the open       | opened again, at most 20 times; then `torn`          |
-| a row that was set aside (`0F`)         | no gap; it is counted                                |
-
-Beside a writer, an open reads the list of files first and the logs after. If the owner turns a log
-into a table in between, its rows are in neither: missing, in 56 of 619 opens at 20,000 rows a
-second, without an error. A gap in the middle shows in the numbers; one at the beginning need not,
-so the oldest log must be there before the open and after: logs go oldest first. Only a view that is
-`whole` can say that an event ID has no marker.
+No row that cannot be read is passed over, and only a view that is `whole` can say that an event ID
+has no marker.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-import socket
-import struct
-import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,19 +39,14 @@ from effectonce.stores.encoding import (
     describe,
     generation_key,
     outcome_key,
-    packed_seq,
+    packed_place,
 )
-from effectonce.stores.rocksdb_files import Folder, failure, partition_numbers
-from effectonce.stores.rocksdb_image import all_rows, read_rows
-from effectonce.stores.rocksdb_options import Shared, open_beside_owner
-
-OPENS: Final = 20
-"""Nearly half of them fail beside a writer that does nothing but write."""
+from effectonce.stores.rocksdb_beside import read_beside_owner
+from effectonce.stores.rocksdb_files import Folder, partition_numbers
+from effectonce.stores.rocksdb_image import all_rows, read_rows, set_aside
+from effectonce.stores.rocksdb_options import Shared
 
 _BEYOND_OUTCOMES: Final = bytes([OUTCOME[0] + 1])
-
-# struct flock, its members' order and the places of l_type and l_pid
-_FLOCK, _TYPE, _PID = ("qqihh", 3, 2) if sys.platform == "darwin" else ("hhqqi0q", 0, 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,21 +67,22 @@ class View:
     """Of each generation: where it begins, and the number of its first packed row."""
     markers: Counter[int] = field(default_factory=Counter)
     """Of each generation: how many."""
+    first_seqs: dict[int, int] = field(default_factory=dict)
+    """Of each generation with packed rows, readable or set aside or not: the lowest number."""
     found: list[Marker] = field(default_factory=list)
     """The markers of the key that was asked for, in the order of their commits: one a run."""
     unreadable: list[Unreadable] = field(default_factory=list)
     missing: list[range] = field(default_factory=list)
     """Numbers of packed rows."""
     set_aside: int = 0
-    torn: bool = False
 
     @property
     def whole(self) -> bool:
         """Whether what does not stand here stands nowhere in the database."""
-        return not (self.torn or self.missing or self.unreadable)
+        return not (self.missing or self.unreadable)
 
 
-# -- which partitions, and whose -------------------------------------------------------------------
+# -- which partitions ------------------------------------------------------------------------------
 
 
 def partitions(root: Path) -> Iterator[Partition]:
@@ -112,32 +97,6 @@ def _unquoted(name: str) -> str:
     return "" if name == "%" else unquote(name)
 
 
-def holder(folder: Folder) -> str | None:
-    """Who holds the LOCK, without taking it for a moment; None where it is free.
-
-    The kernel knows, and OWNER adds the host. But of our own LOCK the kernel tells us nothing, and
-    drops it when we close any handle of that file: then OWNER must do.
-    """
-    try:
-        signed = (folder.path / "OWNER").read_text().split()
-    except OSError:
-        signed = []
-    if signed == [str(os.getpid()), socket.gethostname()]:
-        return folder.owner()
-    asked = [0] * 5
-    asked[_TYPE] = fcntl.F_WRLCK
-    try:
-        with (folder.path / "LOCK").open("rb") as lock:
-            answer = fcntl.fcntl(lock, fcntl.F_GETLK, struct.pack(_FLOCK, *asked))
-    except OSError:
-        return None
-    told = struct.unpack(_FLOCK, answer)
-    if told[_TYPE] == fcntl.F_UNLCK:
-        return None
-    pid = str(told[_PID])
-    return folder.owner() if signed[:1] == [pid] or pid == "0" else f"process {pid}"
-
-
 # -- a view ----------------------------------------------------------------------------------------
 
 
@@ -146,36 +105,7 @@ def look(folder: Folder, shared: Shared, key: bytes | None = None) -> View:
 
     Raises StoreUnavailable or StoreCorrupt if RocksDB itself cannot read its files.
     """
-    view: View | None = None
-    problem: Exception | None = None
-    for _ in range(OPENS):
-        try:
-            view = _open_and_read(folder.path, shared, key)
-        except Exception as error:  # noqa: BLE001  rocksdict knows no better type
-            problem = error
-            continue
-        if not (view.torn or view.missing):
-            return view
-    if view is not None:
-        return view
-    assert problem is not None
-    raise failure(problem, folder.at, folder.path) from problem
-
-
-def _open_and_read(path: Path, shared: Shared, key: bytes | None) -> View:
-    before = _oldest_log(path)
-    db = open_beside_owner(path, shared)
-    try:
-        torn = before != _oldest_log(path)
-        view = read(db, key)
-    finally:
-        db.close()
-    view.torn = torn
-    return view
-
-
-def _oldest_log(path: Path) -> str | None:
-    return min((each.name for each in path.glob("*.log")), default=None)
+    return read_beside_owner(folder, shared, lambda db: read(db, key))
 
 
 def read(db: Rdict, key: bytes | None = None) -> View:
@@ -188,8 +118,7 @@ def read(db: Rdict, key: bytes | None = None) -> View:
         with _noting(view, row_key, value):
             start, first_seq = decode_generation(row_key, value)
             view.starts[start.generation] = start, first_seq
-    seqs = _read_markers(view, db, key)
-    _note_gaps(view, seqs, aside)
+    _note_gaps(view, [*_read_markers(view, db, key), *set_aside(db)])
     view.found = [_with_outcome(view, db, marker, aside) for marker in view.found]
     for row_key, value in read_rows(db, b"", _BEYOND_OUTCOMES, limit=1):
         if row_key < SET_ASIDE:
@@ -217,22 +146,24 @@ def _read_position(view: View, db: Rdict) -> None:
         view.unreadable.append(Unreadable(POSITION_KEY, why))
 
 
-def _read_markers(view: View, db: Rdict, key: bytes | None) -> list[int]:
-    seqs = []
+def _read_markers(view: View, db: Rdict, key: bytes | None) -> list[tuple[int, int]]:
+    """Notes markers; returns generation and seq of each packed row, readable or not."""
+    places = []
     for row_key, value in all_rows(db, PACKED):
-        seq = packed_seq(row_key)
-        if seq is not None:
-            seqs.append(seq)
+        if (place := packed_place(row_key)) is not None:
+            places.append(place)
         with _noting(view, row_key, value):
             packed = decode_packed(row_key, value)
             view.markers[packed.generation] += packed.count
             at = packed.row_of(key) if key is not None else None
             if at is not None:
                 view.found.append(packed.marker(at))
-    return seqs
+    return places
 
 
-def _note_gaps(view: View, seqs: list[int], aside: Iterable[bytes]) -> None:
+def _note_gaps(view: View, places: list[tuple[int, int]]) -> None:
+    for generation, seq in places:
+        view.first_seqs[generation] = min(seq, view.first_seqs.get(generation, seq))
     noted = {each.key for each in view.unreadable}
     for generation in sorted(view.markers.keys() - view.starts.keys()):
         if (key := generation_key(generation)) not in noted:
@@ -240,12 +171,14 @@ def _note_gaps(view: View, seqs: list[int], aside: Iterable[bytes]) -> None:
     if view.row is None:
         return
     next_seq = view.row.next_seq
+    seqs = {seq for _, seq in places}
     if seqs and max(seqs) >= next_seq:
         why = f"the position is older than the packed row {max(seqs)}"
         view.unreadable.append(Unreadable(POSITION_KEY, why))
-    first = min([*(seq for _, seq in view.starts.values()), *seqs], default=next_seq)
-    known = {*seqs, *(seq for each in aside if (seq := packed_seq(each)) is not None)}
-    view.missing = _gaps(first, next_seq, known)
+    firsts = [first for _, first in view.starts.values()]
+    # rows set aside stay behind when their generation is dropped: they begin nothing
+    kept = (seq for generation, seq in places if generation >= view.row.position.floor)
+    view.missing = _gaps(min([*firsts, *kept], default=next_seq), next_seq, seqs)
 
 
 def _gaps(first: int, stop: int, known: set[int]) -> list[range]:
