@@ -27,6 +27,8 @@ PATIENCE_SECONDS = 2.0
 AHEAD_SECONDS = 4.0
 RESERVE = 0.02
 """The share of the records that is kept back for the last faults."""
+TRICKLE = 50
+"""Records for a group that has caught up while a step waits for an effect to strike at."""
 
 
 class Director:
@@ -44,13 +46,17 @@ class Director:
         self._current: Step | None = None
         self._struck_before = 0
         self._patience_ends = 0.0
+        self._calm_ends = 0.0
 
     def tick(self) -> None:
         if self._current is not None:
             self._follow(self._current)
-        if self._current is None and self._steps and self._steps[0].at <= self._producer.produced:
+        elif self._steps and self._due(self._steps[0]):
             self._begin(self._steps.pop(0))
         self._producer.gate = self._gate()
+
+    def _due(self, step: Step) -> bool:
+        return step.at <= self._producer.produced and time.monotonic() >= self._calm_ends
 
     def _begin(self, step: Step) -> None:
         self._current = step
@@ -61,6 +67,7 @@ class Director:
     def _follow(self, step: Step) -> None:
         if self._tally.strikes[_SIGNALS[step.fault][1]] > self._struck_before:
             self._current = None
+            self._calm_ends = time.monotonic() + self._spec.calm_seconds
         elif time.monotonic() > self._patience_ends:
             self._arm(step, ANY_WORKER)
 
@@ -74,4 +81,5 @@ class Director:
         if pending is None:
             return self._spec.delivered
         ahead = pending.at + int(AHEAD_SECONDS * self._spec.rate)
-        return min(ahead, int((1 - RESERVE) * self._spec.delivered))
+        held = min(ahead, int((1 - RESERVE) * self._spec.delivered))
+        return max(held, self._tally.passed + TRICKLE)

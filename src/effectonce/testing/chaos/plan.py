@@ -63,6 +63,8 @@ class Spec:
     batch: int = 200
     """Records that a worker takes at once: the most that one kill may leave in doubt."""
     session_seconds: float = 1.0
+    calm_seconds: float = 0.5
+    """At least so long from one strike to the next order, or kills would hit a group at rest."""
     stuck_seconds: float = 60.0
     """Without any progress for so long the run ends, and what is missing counts as lost."""
 
@@ -131,7 +133,7 @@ def deliveries(spec: Spec) -> list[int]:
 
 
 def score(spec: Spec) -> list[Step]:
-    """Every fault in order, spread evenly with some jitter; the first and last seconds are quiet."""
+    """Every fault in order, spread evenly with some jitter; start and end are left alone."""
     rng = random.Random(f"{spec.seed}/score")
     faults = _mixed(rng, spec)
     first, last = 0.03 * spec.delivered, 0.97 * spec.delivered

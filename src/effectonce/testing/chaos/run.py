@@ -233,7 +233,7 @@ class _Stage:
             spec=self._spec,
             seconds=time.monotonic() - self._began,
             produced=self._producer.produced,
-            passed=sum(tally.next.values()),
+            passed=tally.passed,
             effects=tally.fresh,
             suppressed=tally.suppressed,
             kills=tally.strikes[Kind.KILLED],

@@ -13,25 +13,18 @@ from pathlib import Path
 from typing import Protocol
 
 from effectonce.model import NO_ID, Partition
+from effectonce.ports import KeyValueTx
 from effectonce.stores import open_store
 from effectonce.testing.chaos.judge import Counted
 
 _ROW = struct.Struct("<II")
 
 
-class Tx(Protocol):
-    """The part of a key-value `tx` that is used here."""
-
-    def get(self, key: bytes) -> bytes | None: ...
-    def put(self, key: bytes, value: bytes) -> None: ...
-    def scan(self, prefix: bytes = b"") -> Iterable[tuple[bytes, bytes]]: ...
-
-
 class ChaosStore(Protocol):
     """One value of `STORES`: a new store joins the crash run by providing these."""
 
     def url(self, home: str) -> str: ...
-    def count(self, tx: Tx, event: bytes, worker: int) -> None:
+    def count(self, tx: KeyValueTx, event: bytes, worker: int) -> None:
         """The effect: one more for this event."""
         ...
 
@@ -46,7 +39,7 @@ class RocksDB:
     def url(self, home: str) -> str:
         return f"rocksdb://{Path(home).absolute()}/state"
 
-    def count(self, tx: Tx, event: bytes, worker: int) -> None:
+    def count(self, tx: KeyValueTx, event: bytes, worker: int) -> None:
         row = tx.get(event)
         times = _ROW.unpack(row)[0] if row else 0
         tx.put(event, _ROW.pack(times + 1, worker))
@@ -57,7 +50,7 @@ class RocksDB:
             store.prepare()
             for at in partitions:
                 store.open(at, NO_ID)
-                tx: Tx = store.transaction(at).begin()  # type: ignore[assignment]
+                tx: KeyValueTx = store.transaction(at).begin()  # type: ignore[assignment]
                 for event, row in tx.scan():
                     times, worker = _ROW.unpack(row)
                     earlier = found[event].times if event in found else 0

@@ -61,6 +61,11 @@ class Tally:
         """Effects that this worker has made and not committed."""
         return sum(map(len, self._uncommitted.get(worker, {}).values()))
 
+    @property
+    def passed(self) -> int:
+        """Records that the stored positions have passed."""
+        return sum(self.next.values())
+
     def caught_up(self, ends: Mapping[int, int]) -> bool:
         return all(self.next.get(partition, 0) >= end for partition, end in ends.items())
 

@@ -18,7 +18,7 @@ from typing import TypeAlias
 import effectonce as eo
 from effectonce.testing.chaos.journal import Kind
 from effectonce.testing.chaos.plan import Assignor, Mode
-from effectonce.testing.chaos.stores import STORES, Tx
+from effectonce.testing.chaos.stores import STORES
 from effectonce.testing.chaos.target import Target
 
 SCOPE = "chaos"
@@ -56,7 +56,7 @@ def confluent(job: Job, target: Target) -> None:
     store = STORES[job.store]
     in_store = Mode(job.mode) is Mode.IN_STORE
 
-    def count(event: eo.Event, tx: Tx) -> None:
+    def count(event: eo.Event, tx: eo.KeyValueTx) -> None:
         event_id = event_key(event.id)
         store.count(tx, event_id, job.number)
         target.effect(event.partition, event.offset, event_id)
