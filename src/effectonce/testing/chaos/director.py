@@ -23,7 +23,7 @@ _SIGNALS = {
     Fault.LEAVE: (signal.SIGTERM, Kind.ASKED),
 }
 
-PATIENCE_SECONDS = 2.0
+PATIENCE_SECONDS = 1.0
 AHEAD_SECONDS = 4.0
 RESERVE = 0.02
 """The share of the records that is kept back for the last faults."""

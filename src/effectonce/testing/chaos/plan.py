@@ -56,8 +56,6 @@ class Spec:
     partitions: int = 6
     workers: int = 3
     kills: int = 50
-    kills_near_effect: int = 40
-    kills_between_effect_and_commit: int = 10
     freezes: int = 5
     leaves: int = 8
     batch: int = 200
@@ -73,6 +71,16 @@ class Spec:
             raise ValueError(f"needs 0 < distinct <= delivered: {self.distinct}, {self.delivered}")
         if self.workers < 2 and self.freezes:
             raise ValueError("a freeze needs a second worker, which takes its partitions over")
+
+    @property
+    def kills_near_effect(self) -> int:
+        """How many of the kills must follow an effect of the victim within 200 ms."""
+        return self.kills * 4 // 5
+
+    @property
+    def kills_between_effect_and_commit(self) -> int:
+        """How many of the kills must undo an effect."""
+        return self.kills // 5
 
     @property
     def frozen_seconds(self) -> float:
@@ -136,7 +144,7 @@ def score(spec: Spec) -> list[Step]:
     """Every fault in order, spread evenly with some jitter; start and end are left alone."""
     rng = random.Random(f"{spec.seed}/score")
     faults = _mixed(rng, spec)
-    first, last = 0.03 * spec.delivered, 0.97 * spec.delivered
+    first, last = 0.03 * spec.delivered, 0.94 * spec.delivered
     spacing = (last - first) / max(1, len(faults))
     slots = _slots(rng, spec.workers, len(faults))
     return [

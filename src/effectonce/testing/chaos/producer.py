@@ -37,7 +37,12 @@ class Producer(threading.Thread):
         self._rate = rate
         self._stopped = threading.Event()
         self._client = Client(
-            {"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 5}
+            {
+                "bootstrap.servers": bootstrap,
+                "enable.idempotence": True,
+                "linger.ms": 5,
+                "log_level": 3,  # that a fresh broker's coordinator still loads is no news
+            }
         )
 
     @property
