@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
@@ -180,12 +181,22 @@ def holds_lock(error: Exception) -> bool:
 
 def damaged(what: str, subject: object, path: Path) -> StoreCorrupt:
     """A row or a file that cannot be read, and what to do."""
-    return StoreCorrupt(
+    text = (
         f"{subject}: {what}. Nothing can be said about the keys of {path}, so the partition stops. "
         "Put back a copy made while it was closed: a copy that is too old is found by the offset "
-        "that Kafka holds. Or stop its owner and see what can be set aside, with "
-        "effectonce quarantine STORE_URL --topic … --partition …"
+        "that Kafka holds"
     )
+    if isinstance(subject, Partition):
+        command = quarantine_command(subject, path)
+        text += f". Or stop its owner and see what can be set aside: {command}"
+    return StoreCorrupt(text)
+
+
+def quarantine_command(at: Partition, path: Path) -> str:
+    """What to type to set aside what cannot be read in a partition's folder."""
+    url = f"rocksdb://{quote(str(path.parents[3]))}"
+    names = ("--scope", at.scope, "--group", at.group, "--topic", at.topic)
+    return shlex.join(["effectonce", "quarantine", url, *names, "--partition", str(at.number)])
 
 
 def failure(error: Exception, subject: object, path: Path) -> StoreError:

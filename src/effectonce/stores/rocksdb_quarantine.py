@@ -24,7 +24,7 @@ from typing import Final
 
 from rocksdict import Rdict, WriteBatch, WriteOptions
 
-from effectonce.errors import StoreCorrupt, StoreError, StoreLocked
+from effectonce.errors import StoreCorrupt, StoreLocked
 from effectonce.model import GenerationStart
 from effectonce.stores.encoding import (
     GENERATION,
@@ -44,10 +44,10 @@ from effectonce.stores.rocksdb_image import load
 from effectonce.stores.rocksdb_options import Shared, open_database
 from effectonce.stores.rocksdb_view import Unreadable, View, read, unreadable_outcomes
 
-START_AGAIN: Final = (
-    "Put back a copy of the folder made while it was closed. Without one, stop the group, move the "
-    "folder away and set the group's offset of this partition with Kafka's own tool: the partition "
-    "then begins there, without markers"
+_NO_HELP: Final = (
+    "To set rows aside does not help, and nothing was changed. Put back a copy of the folder made "
+    "while it was closed. Without one, stop the group, move the folder away and set the group's "
+    "offset of this partition with Kafka's own tool: it then begins there, without markers"
 )
 
 
@@ -83,13 +83,16 @@ def quarantine(folder: Folder, shared: Shared, *, dry_run: bool) -> Quarantine:
             return _quarantine(db, dry_run)
         finally:
             db.close()
-    except StoreError:
-        raise
+    except StoreCorrupt as error:
+        raise StoreCorrupt(f"{folder.at}: {error}") from error
     except Exception as error:
         if holds_lock(error):
             what = f"{folder.at} is held by {folder.owner()}: stop it first. Nothing was changed"
             raise StoreLocked(what) from error
-        raise failure(error, folder.at, folder.path) from error
+        problem = failure(error, folder.at, folder.path)
+        if isinstance(problem, StoreCorrupt):
+            problem = StoreCorrupt(f"{folder.at}: {error}. {_NO_HELP}")
+        raise problem from error
 
 
 def _quarantine(db: Rdict, dry_run: bool) -> Quarantine:
@@ -106,10 +109,10 @@ def plan(view: View) -> Quarantine:
     """What to set aside of a database. Raises StoreCorrupt where that does not help."""
     for each in view.unreadable:
         if each.key[:1] not in (PACKED, GENERATION, OUTCOME):
-            raise StoreCorrupt(f"{each.why}. To set it aside does not help. {START_AGAIN}")
+            raise StoreCorrupt(f"{each.why}. {_NO_HELP}")
     row = view.row
     if row is None:
-        raise StoreCorrupt(f"there is no position. {START_AGAIN}")
+        raise StoreCorrupt(f"there is no position. {_NO_HELP}")
     keys = (_key_of(view, row, seq) for gap in view.missing for seq in gap)
     missing = [Unreadable(key, f"{describe(key)} is missing") for key in keys]
     packed = [each for each in view.unreadable if each.key.startswith(PACKED)]
