@@ -119,6 +119,20 @@ def test_of_several_gaps_the_oldest_pins_until_the_last_is_passed() -> None:
     assert (numbers(turned(row, 11))[0], numbers(turned(row, 12))) == (1, [12])
 
 
+def test_a_gap_before_an_older_one_does_not_unpin_it_or_the_replay_would_repeat_its_effect() -> (
+    None
+):
+    first = generation_of(WALL_MS, HALF_MS)
+    row = pin_ahead(pin_ahead(turned(ROW, 0), 90, first), 50, first)
+    assert numbers(turned(pass_ahead(replace(row, next=60), first), 9)) == [0, 9]
+
+
+def test_a_horizon_never_falls_or_a_reset_to_where_nothing_was_marked_would_be_allowed() -> None:
+    adopted = replace(turned(ROW, 0, 1, 2), horizon=25)
+    assert turned(adopted, 3).horizon == 25
+    assert turned(adopted, 9).horizon == 30
+
+
 def test_a_passed_marker_is_kept_a_whole_window_more_or_its_repeat_would_run() -> None:
     first = generation_of(WALL_MS, HALF_MS)
     row = turned(pin_ahead(turned(ROW, 0), 15, first), 4)
@@ -245,6 +259,17 @@ class Life:
             self.row = begin.position
             for offset in range(to, len(self.stamps)):
                 self.passed.pop(offset, None)
+
+
+def test_once_a_gap_has_healed_markers_go_again_or_a_store_would_only_grow() -> None:
+    life = Life([WALL_MS + n * HALF_MS for n in range(12)])
+    life.batch(1, "d", 0)
+    life.batch(3, "fdd", 0)
+    for _ in range(8):
+        life.batch(1, "d", WINDOW_MS)
+    assert life.row.ahead_generation == 0
+    assert life.overdue() == []
+    assert len(life.kept) == 3
 
 
 def test_markers_that_a_reset_puts_ahead_are_pinned_or_they_would_go_before_they_are_met() -> None:

@@ -176,6 +176,23 @@ def test_log_time_waits_for_the_position_or_a_record_ahead_would_shorten_the_win
     assert moved.position.log_time_ms == WALL_MS
 
 
+def test_without_timestamps_log_time_rises_from_commit_to_commit() -> None:
+    row = replace(ROW, log_time_ms=WALL_MS, wall_ms=WALL_MS)
+    for offset in range(3):
+        records = batch("a", first=offset)
+        commit = settled(
+            records,
+            planned(records, position_next=offset),
+            "d",
+            position=row,
+            record_ms=UNSET,
+            wall_ms=row.wall_ms + 1_000,
+        )
+        assert commit is not None
+        row = commit.position
+    assert row.log_time_ms == WALL_MS + 3_000
+
+
 def test_a_start_and_a_commit_never_share_an_id() -> None:
     ids = {commit_id(epoch, serial) for epoch in range(4) for serial in range(4)}
     assert len(ids) == 16

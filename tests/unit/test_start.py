@@ -164,7 +164,7 @@ def test_row_4_a_topic_created_again_begins_at_its_start_or_its_first_records_wo
     new = begin.position
     assert (begin.row, new.next, new.horizon, new.topic_id) == ("4", 2, 2, TOPIC)
     assert (new.ahead_generation, new.ahead_until) == (0, UNSET)
-    assert [g.generation for g in new.generations] == [1, 2]
+    assert [(g.generation, g.offset) for g in new.generations] == [(1, 2), (2, 2)]
     assert new.run == row.run
     assert begin.write
     assert begin.loud
@@ -238,6 +238,11 @@ def test_row_10_what_an_untouched_row_has_answered_is_not_asked_again() -> None:
     assert refused(situation(replace(HAS, pinned_start=30), foreign(30))).row == "11"
 
 
+def test_row_10_what_kafka_had_from_us_was_no_reset_or_a_real_one_would_go_unheard() -> None:
+    accepted = begun(situation(HAS, ours(50), log=(54, 100)), replace(POLICY, gap=Gap.ACCEPT))
+    assert refused(situation(accepted.position, foreign(50))).row == "11"
+
+
 @pytest.mark.parametrize("to", [30, 50, 70])
 def test_row_11_a_reset_is_refused_until_the_user_says_what_it_means(to: int) -> None:
     refuse = refused(situation(HAS, foreign(to)))
@@ -247,12 +252,14 @@ def test_row_11_a_reset_is_refused_until_the_user_says_what_it_means(to: int) ->
 
 def test_row_11_dedupe_goes_back_with_all_markers_pinned() -> None:
     dedupe = replace(POLICY, on_reset=OnReset.DEDUPE)
-    stalled = replace(HAS, stalled_opens=2, attempt_offset=50, attempts=1, in_flight=True)
+    stalled = replace(
+        HAS, stalled_opens=2, attempt_offset=50, attempts=1, in_flight=True, leader_epoch=3
+    )
     new = begun(situation(stalled, foreign(20)), dedupe).position
     assert (new.next, new.run, new.horizon) == (20, 0, 20)
     assert (new.ahead_generation, new.ahead_until) == (1, 50)
     assert (new.stalled_opens, new.attempt_offset, new.attempts) == (0, UNSET, 0)
-    assert not new.in_flight
+    assert (new.in_flight, new.leader_epoch) == (False, UNSET)
 
 
 def test_row_11_dedupe_goes_forward_too() -> None:

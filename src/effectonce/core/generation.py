@@ -40,7 +40,7 @@ def advance_log_time(log_time_ms: int, record_ms: int, wall_ms: int, last_wall_m
     if record_ms == UNSET and log_time_ms == UNSET:
         return wall_ms
     if record_ms == UNSET:
-        record_ms = log_time_ms + min(max(wall_ms - last_wall_ms, 0), MAX_AHEAD_MS)
+        record_ms = log_time_ms + min(wall_ms - last_wall_ms, MAX_AHEAD_MS)
     return max(log_time_ms, min(record_ms, wall_ms + MAX_AHEAD_MS))
 
 
