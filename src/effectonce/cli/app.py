@@ -1,0 +1,154 @@
+"""The commands and their options."""
+
+from __future__ import annotations
+
+import json as jsons
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+import effectonce
+from effectonce.errors import ConfigError, EffectOnceError
+
+PIPED_WIDTH = 160
+"""Columns where there is no terminal to ask: for a log or a pager, nothing is cut off."""
+
+app = typer.Typer(
+    help="Kafka events that take effect once: a demonstration, and a look into stores.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def run() -> None:
+    """Parse the command line and carry it out; what a user can mend is told without a traceback."""
+    try:
+        app()
+    except EffectOnceError as error:
+        print(f"effectonce: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"effectonce {effectonce.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit.")
+    ] = False,
+) -> None:
+    del version
+
+
+class Broker(Enum):
+    """What the demonstration runs on."""
+
+    MOCK = "mock"
+    KAFKA = "kafka"
+
+
+@app.command()
+def demo(
+    broker: Annotated[Broker, typer.Option(help="An embedded mock, or Apache Kafka.")] = (
+        Broker.MOCK
+    ),
+    seed: Annotated[int | None, typer.Option(help="To see the same run again.")] = None,
+) -> None:
+    """Kill consumers all the time, and see that every event takes effect once."""
+    from effectonce.cli.demo import demo as play
+
+    raise typer.Exit(play(broker=broker.value, seed=seed))
+
+
+Store = Annotated[str, typer.Argument(metavar="STORE_URL", help="rocksdb:///path")]
+Scope = Annotated[str | None, typer.Option(help="Only this scope.")]
+Group = Annotated[str | None, typer.Option(help="Only this consumer group.")]
+Topic = Annotated[str | None, typer.Option(help="Only this topic.")]
+Number = Annotated[int | None, typer.Option(help="Only this partition.")]
+
+
+@app.command()
+def inspect(
+    store: Store,
+    scope: Scope = None,
+    group: Group = None,
+    topic: Topic = None,
+    partition: Number = None,
+    event_id: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--id",
+            help="What became of this event? - reads it from standard input, which keeps it out "
+            "of the shell's history. Several make one joined ID.",
+        ),
+    ] = None,
+    key: Annotated[
+        str | None, typer.Option(help="As --id, by the 32 digits of an event.id without text.")
+    ] = None,
+    secret_file: Annotated[
+        Path | None, typer.Option(help="Its bytes, all of them, are what Once has as secret=.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show positions and markers, and what became of one event. Works beside a running consumer.
+
+    Exits 0; 1 if the event was not found; 2 if not all could be read, or nothing.
+    """
+    from effectonce.cli import inspect as inspecting
+    from effectonce.cli.stored import Wanted, key_from_hex, key_of, partitions_of, root_of
+    from effectonce.stores.rocksdb_options import Shared
+
+    if event_id and key:
+        raise ConfigError(["--id and --key are two ways to name one event: give one"])
+    asked = key_of(event_id, secret_file) if event_id else key_from_hex(key) if key else None
+    root = root_of(store)
+    wanted = Wanted(scope, group, topic, partition)
+    shared = Shared()
+    seen = [inspecting.inspect(root, at, shared, asked) for at in partitions_of(root, wanted)]
+    answer = inspecting.answer_of(seen, asked is not None)
+    if json:
+        print(jsons.dumps(inspecting.as_json(seen, answer), indent=2))
+    else:
+        inspecting.show(_console(), seen, answer)
+    raise typer.Exit(inspecting.exit_code(seen, answer))
+
+
+@app.command()
+def quarantine(
+    store: Store,
+    topic: Annotated[str, typer.Option(help="The topic of the partition that stopped.")],
+    partition: Annotated[int, typer.Option(help="Its number.")],
+    scope: Scope = None,
+    group: Group = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without, only look.")] = False,
+) -> None:
+    """Set aside what cannot be read of a partition, so that it can go on. Stop its owner first.
+
+    Says how many events may run again. Without --yes nothing is changed, and it exits 1 if there
+    is something to set aside.
+    """
+    from effectonce.cli.quarantine import run as carry_out
+    from effectonce.cli.stored import Wanted, partitions_of, root_of
+    from effectonce.stores.rocksdb_options import Shared
+
+    root = root_of(store)
+    at, *more = partitions_of(root, Wanted(scope, group, topic, partition))
+    if more:
+        groups = ", ".join(f"--scope {each.scope} --group {each.group}" for each in (at, *more))
+        raise ConfigError([f"{at} is there several times; add one of: {groups}"])
+    raise typer.Exit(carry_out(_console(), root, at, Shared(), yes=yes))
+
+
+def _console() -> Console:
+    """Prints what it is given: no markup, for names of topics may look like it."""
+    width = None if sys.stdout.isatty() else PIPED_WIDTH
+    return Console(markup=False, highlight=False, emoji=False, width=width)
