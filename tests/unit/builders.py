@@ -28,6 +28,7 @@ AT: Final = Partition("payments", "billing", "orders", 0)
 ELSEWHERE: Final = Partition("payments", "billing", "orders", 1)
 HALF_MS: Final = 50_000
 WALL_MS: Final = 1_000 * HALF_MS
+NOW: Final = Moment(WALL_MS, WALL_MS)
 ROW: Final = Position(
     store_id=b"S" * 16,
     topic_id=b"T" * 16,
@@ -109,8 +110,7 @@ def settled(
     position: Position = ROW,
     outcomes: Mapping[int, Outcome] | None = None,
     writes: tuple[Write, ...] = (),
-    record_ms: int = WALL_MS,
-    wall_ms: int = WALL_MS,
+    moment: Moment = NOW,
     serial: int = 2,
 ) -> Commit | None:
     return settle(
@@ -118,7 +118,7 @@ def settled(
         columns,
         made,
         Ended(endings(ended), outcomes or {}, writes),
-        moment=Moment(record_ms, wall_ms),
+        moment=moment,
         half_ms=HALF_MS,
         serial=serial,
         on_existing=OnExisting.KEEP_FIRST,

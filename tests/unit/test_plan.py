@@ -86,12 +86,14 @@ def test_a_copy_in_the_batch_leans_on_the_one_that_runs_or_both_would_run() -> N
 
 def test_a_copy_with_another_payload_never_leans_or_its_payload_would_be_lost() -> None:
     made = planned(batch("a b a'"))
-    assert (decided(made), made.blocked_by) == ([RUN, RUN], Decision.CONFLICT)
+    assert (decided(made), made.blocked_by) == ([RUN, RUN], Decision.WAIT)
 
 
-def test_a_pending_key_with_another_payload_is_a_conflict_or_it_would_wait_in_vain() -> None:
+def test_a_pending_key_is_no_conflict_yet_or_an_ignored_event_would_stop_the_partition() -> None:
     made = planned(batch("a'"), waiting=pending("a"))
-    assert (made.size, made.blocked_by) == (0, Decision.CONFLICT)
+    assert (made.size, made.blocked_by) == (0, Decision.WAIT)
+    ignored, done = planned(batch("a'")), planned(batch("a'"), "a")
+    assert (decided(ignored), done.blocked_by) == ([RUN], Decision.CONFLICT)
 
 
 def test_a_marker_speaks_before_a_pending_key_or_a_repeat_would_wait() -> None:
@@ -205,10 +207,10 @@ def decide(case: Case, row: int, markers: dict[str, int], leaders: dict[str, int
     if event_id in markers:
         return Decision.REPEAT if markers[event_id] == fingerprint else Decision.CONFLICT
     if event_id in case.pending:
-        return Decision.WAIT if case.pending[event_id] == fingerprint else Decision.CONFLICT
+        return Decision.WAIT
     if event_id in leaders:
         leader = payload(case.records[leaders[event_id]])
-        return Decision.LEAN if leader == fingerprint else Decision.CONFLICT
+        return Decision.LEAN if leader == fingerprint else Decision.WAIT
     return Decision.RUN
 
 

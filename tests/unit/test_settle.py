@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from effectonce.core.plan import Decision, Unidentified
 from effectonce.core.settle import (
     FIRST_SERIAL,
+    Moment,
     commit_id,
     marked_rows,
     resolved_rows,
@@ -168,12 +169,21 @@ def test_an_advance_forgets_what_was_known_of_the_record_that_stalled() -> None:
 def test_log_time_waits_for_the_position_or_a_record_ahead_would_shorten_the_window() -> None:
     row = replace(ROW, log_time_ms=WALL_MS - 1_000)
     records = batch("a b")
-    ahead = settled(records, planned(records), "f d", position=row, record_ms=WALL_MS)
-    moved = settled(records, planned(records), "d f", position=row, record_ms=WALL_MS)
+    ahead = settled(records, planned(records), "f d", position=row)
+    moved = settled(records, planned(records), "d f", position=row)
     assert ahead is not None
     assert moved is not None
     assert ahead.position.log_time_ms == WALL_MS - 1_000
     assert moved.position.log_time_ms == WALL_MS
+
+
+def test_the_leader_epoch_is_that_of_the_last_record_passed() -> None:
+    row = replace(ROW, leader_epoch=4)
+    records, moment = batch("a b"), Moment(WALL_MS, WALL_MS, leader_epoch=5)
+    for ended, leader_epoch in (("d f", 5), ("f d", 4)):
+        commit = settled(records, planned(records), ended, position=row, moment=moment)
+        assert commit is not None
+        assert commit.position.leader_epoch == leader_epoch
 
 
 def test_without_timestamps_log_time_rises_from_commit_to_commit() -> None:
@@ -185,8 +195,7 @@ def test_without_timestamps_log_time_rises_from_commit_to_commit() -> None:
             planned(records, position_next=offset),
             "d",
             position=row,
-            record_ms=UNSET,
-            wall_ms=row.wall_ms + 1_000,
+            moment=Moment(UNSET, row.wall_ms + 1_000),
         )
         assert commit is not None
         row = commit.position

@@ -493,6 +493,19 @@ def check_begin(s: Situation, policy: StartPolicy, begin: Begin) -> None:
         assert new.next == row.next, "moved, and nobody asked for it"
 
 
+def check_asked_again(s: Situation, policy: StartPolicy, first: Begin) -> None:
+    """Once more in one ownership period: the row is written, Kafka was told or did not answer."""
+    for told in (False, True):
+        again = start(replace(after_a_crash(s, first, told), epoch=s.epoch), policy)
+        assert isinstance(again, Begin), again
+        assert again.position.next == first.position.next
+        # one commit id, one content: or the store would take one for a re-send of the other
+        assert again.position == first.position or again.position.commit_id != (
+            first.position.commit_id
+        )
+        assert not told or again.row != "8", "our own witness is no sign of an older store"
+
+
 def check_crashes(s: Situation, policy: StartPolicy, first: Begin) -> None:
     """Die, again and again, before Kafka is told, and at last after it."""
     begin = first
@@ -523,6 +536,7 @@ def test_whatever_is_found_a_start_is_decided_and_a_crash_changes_nothing(
                 check_refusal(decided)
             else:
                 check_begin(s, policy, decided)
+                check_asked_again(s, policy, decided)
                 check_crashes(s, policy, decided)
         except AssertionError as error:
             raise AssertionError(f"{decided}\nfor {s}\nunder {policy}") from error

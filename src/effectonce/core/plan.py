@@ -8,13 +8,15 @@ First match wins:
 | has no usable event ID                                | UNIDENTIFIED, or UNPROTECTED if asked |
 | its key has a marker, same fingerprint                | REPEAT        |
 | its key has a marker, another fingerprint             | CONFLICT      |
-| its key is pending in another partition, same payload | WAIT          |
-| its key is pending here, same payload                 | LEAN on the one before it |
-| its key is pending anywhere, another payload          | CONFLICT      |
+| its key runs earlier in this batch, same payload      | LEAN on that one |
+| its key runs earlier in this batch, another payload   | WAIT          |
+| its key is pending elsewhere                          | WAIT          |
 | else                                                  | RUN           |
 
-A pending key is neither new nor seen: its copy shares the fate of the one that runs. BELOW stands
-first: whatever became of its marker, the position has passed it. Nothing here marks anything.
+A pending key is neither new nor seen: its copy shares the fate of the one that runs. With another
+payload it is no conflict yet either: that one may fail or be ignored, and the next look-up knows.
+BELOW stands first: whatever became of its marker, the position has passed it. Nothing here marks
+anything.
 
 A record that cannot be decided in its favour (UNIDENTIFIED, CONFLICT, WAIT) ends the plan: the
 records behind it are left for later, since the position could not pass them anyway.
@@ -144,20 +146,13 @@ def _lean(
     for row in np.flatnonzero(decisions == Decision.RUN).tolist():
         key = raw[16 * row : 16 * row + 16]
         leader = first.get(key)
-        if leader is not None:
-            if fingerprints[leader] == fingerprints[row]:
-                decisions[row] = Decision.LEAN
-                leans[row] = leader
-            else:
-                decisions[row] = Decision.CONFLICT
-        elif (other := pending.get(key)) is None:
-            first[key] = row
-        elif other.fingerprint == fingerprints[row]:
-            # pending in this partition but outside this batch: wait for its commit too, the
-            # next look-up will know it
+        if leader is not None and fingerprints[leader] == fingerprints[row]:
+            decisions[row] = Decision.LEAN
+            leans[row] = leader
+        elif leader is not None or key in pending:
             decisions[row] = Decision.WAIT
         else:
-            decisions[row] = Decision.CONFLICT
+            first[key] = row
     return leans
 
 
