@@ -18,11 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from effectonce.cli import live
+from effectonce.cli.demo import INTERRUPTED
 from effectonce.testing.chaos.plan import Assignor, Mode, Spec
 from effectonce.testing.chaos.run import Report, run
 from effectonce.testing.chaos.stores import STORES
 from effectonce.testing.chaos.worker import DRIVERS
-from effectonce.testing.servers import KafkaServer
+from effectonce.testing.servers import KafkaServer, ServerError
 
 OUT = Path("out/crash.json")
 DISTINCT_SHARE = 0.9
@@ -36,8 +37,15 @@ def main() -> int:
         f"seed {spec.seed}"
     )
     console.print(title)
-    with KafkaServer.start() as kafka, live.LiveView(console, title) as view:
-        report = run(spec, kafka, view.watch)
+    try:
+        with KafkaServer.start() as kafka, live.LiveView(console, title) as view:
+            report = run(spec, kafka, view.watch)
+    except ServerError as error:
+        console.print(str(error), style="bold red")
+        return 1
+    except KeyboardInterrupt:
+        console.print("Interrupted: all consumers have ended.")
+        return INTERRUPTED
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(report.figures(), indent=2) + "\n")
     tell(console, report)

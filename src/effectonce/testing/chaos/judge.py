@@ -129,7 +129,7 @@ def judge(
             history.undid_an_effect(worker, committed_by) for worker in history.killed
         ),
         freezes=sum(map(history.lost_its_partitions, history.of(Kind.FROZEN))),
-        leaves=sum(1 for record in history.of(Kind.ASKED) if history.exits.get(record.worker) == 0),
+        leaves=len({r.worker for r in history.of(Kind.ASKED) if history.exits.get(r.worker) == 0}),
         rebalances=_rounds(record.time_ns for record in history.of(Kind.ASSIGNED)),
     )
 
