@@ -13,10 +13,11 @@ import pytest
 from rocksdict import Options, Rdict, WriteBatch
 
 from effectonce.errors import ConfigError, StoreCorrupt, StoreError, StoreUnavailable
-from effectonce.model import Already, Applied, Partition, Query, Stale, Unknown
+from effectonce.model import Already, Applied, Partition, Query, Stale, Status, Unknown
 from effectonce.stores import rocksdb_partition
 from effectonce.stores.encoding import (
     POSITION_KEY,
+    SET_ASIDE,
     generation_key,
     outcome_key,
     packed_key,
@@ -132,6 +133,16 @@ def test_a_missing_outcome_is_not_taken_for_none(store: RocksDBStore) -> None:
     with pytest.raises(StoreCorrupt, match="an outcome of generation 1 is missing"):
         store.find(AT, key_bytes(1))
     assert owner.marker(2).outcome is None
+
+
+def test_an_outcome_that_was_set_aside_leaves_its_marker_readable(store: RocksDBStore) -> None:
+    some_commits(store)
+    key = outcome_key(1, key_bytes(1))
+    with raw(store) as db:
+        db.put(SET_ASIDE + key, db.get(key))
+        db.delete(key)
+    marker = Owner.open(store).marker(1)
+    assert (marker.status, marker.outcome) == (Status.HAS_OUTCOME, None)
 
 
 def damage_largest_file(store: RocksDBStore) -> None:

@@ -97,7 +97,7 @@ def read_position(db: Rdict) -> PositionRow | None:
 
 
 def find(db: Rdict, key: bytes) -> Marker | None:
-    """The youngest marker of `key`, its outcome included: a scan of every packed row."""
+    """The youngest marker of `key`, with its outcome unless that was set aside: a whole scan."""
     found: Marker | None = None
     for packed in packed_rows(db):
         at = packed.row_of(key)
@@ -107,9 +107,11 @@ def find(db: Rdict, key: bytes) -> Marker | None:
         return found
     row_key = outcome_key(found.generation, key)
     value = db.get(row_key)
-    if value is None:
-        raise StoreCorrupt(f"an outcome of generation {found.generation} is missing")
-    return replace(found, outcome=decode_outcome(row_key, value))
+    if value is not None:
+        return replace(found, outcome=decode_outcome(row_key, value))
+    if db.get(SET_ASIDE + row_key) is not None:
+        return found
+    raise StoreCorrupt(f"an outcome of generation {found.generation} is missing")
 
 
 def packed_rows(db: Rdict) -> Iterator[PackedRow]:
