@@ -150,6 +150,7 @@ class OnceConsumer:
             if not len(task.plan.runs):
                 self._carry_out(task, run_events, _nothing)
                 continue
+            task.work.progressed = self._keeper.progressed
             self._enter(task)
             self._loaned = task
             return Batch(task.work, task.work.runs)
@@ -180,8 +181,6 @@ class OnceConsumer:
             if self._assignment.cut is None:
                 self._client.close()
             self._keeper.stop()
-            if self._once.owns_store:
-                self._once.store.close()
 
     def __enter__(self) -> Self:
         return self

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from types import TracebackType
 from typing import Protocol
@@ -63,6 +63,7 @@ class Work:
         "identified",
         "maybe_repeated_below",
         "outcomes",
+        "progressed",
         "records",
         "runs",
         "scope",
@@ -88,6 +89,8 @@ class Work:
         self.endings = np.zeros(size, np.uint8)
         self.outcomes: dict[int, object] = {}
         self.failures: dict[int, BaseException] = {}
+        self.progressed: Callable[[], None] = _quietly
+        """Told of each ending in a loop of the user's, where one call would look like a batch."""
         self._open: dict[int, object] = {}
 
     def begin(self, row: int) -> object:
@@ -99,6 +102,7 @@ class Work:
         return tx
 
     def done(self, row: int, outcome: object) -> None:
+        self.progressed()
         tx = self._open.pop(row, None)
         if tx is not None and self.effects is not None:
             self.effects.keep(tx)
@@ -110,6 +114,7 @@ class Work:
             self.outcomes[row] = outcome
 
     def failed(self, row: int, error: BaseException) -> None:
+        self.progressed()
         tx = self._open.pop(row, None)
         if tx is not None and self.effects is not None:
             self.effects.discard(tx)
@@ -281,3 +286,7 @@ class Batch:
 
     def __repr__(self) -> str:
         return f"<Batch {self.topic}[{self.partition}], {len(self)} events>"
+
+
+def _quietly() -> None:
+    """Nobody needs to know."""

@@ -89,7 +89,6 @@ class Once:
         if problems or opened is None:
             raise ConfigError(problems)
         self.store = opened
-        self.owns_store = isinstance(store, str)
         self.identity = Identity(identify, secret)
         self.start_policy = StartPolicy(
             identify_fingerprint=self.identity.fingerprint,
