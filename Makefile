@@ -34,10 +34,9 @@ format: $(STAMP) ## Format the code and fix what ruff can fix
 demo: $(STAMP) ## Kill consumers, lose nothing, repeat nothing  [BROKER=mock|kafka SEED=]
 	$(VENV)/bin/effectonce demo $(call flag,broker,$(BROKER)) $(call flag,seed,$(SEED))
 
-crash: $(STAMP) ## The proof on Apache Kafka  [MODE= STORE= DRIVER= GROUP_PROTOCOL= ASSIGNOR= SEED=]
+crash: $(STAMP) ## The proof on Apache Kafka  [MODE= STORE= DRIVER= ASSIGNOR= SEED=]
 	$(PY) -m benchmarks.crash $(call flag,mode,$(MODE)) $(call flag,store,$(STORE)) \
-	  $(call flag,driver,$(DRIVER)) $(call flag,group-protocol,$(GROUP_PROTOCOL)) \
-	  $(call flag,assignor,$(ASSIGNOR)) $(call flag,seed,$(SEED))
+	  $(call flag,driver,$(DRIVER)) $(call flag,assignor,$(ASSIGNOR)) $(call flag,seed,$(SEED))
 
 bench: $(STAMP) ## Speed beside a bare consumer and a hand-written loop  [QUICK=1 ONLY= SEED=]
 	$(PY) -m benchmarks.bench $(if $(QUICK),--quick) $(call flag,only,$(ONLY)) $(call flag,seed,$(SEED))
