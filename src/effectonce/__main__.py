@@ -1,7 +1,5 @@
 """`python -m effectonce` is `effectonce`."""
 
-import sys
-
 from effectonce.cli import main
 
-sys.exit(main())
+main()
