@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rocksdict import Options, Rdict, WriteBatch
+from rocksdict import Options, Rdict, WriteBatch, WriteOptions
 
 from effectonce.errors import ConfigError, StoreCorrupt, StoreError, StoreUnavailable
 from effectonce.model import Already, Applied, Partition, Query, Stale, Status, Unknown
@@ -307,6 +307,44 @@ def test_a_failed_open_changes_nothing_that_counts(
         store.open(AT, TOPIC_ID)
     assert owner.commit([2]) == Stale()
     assert Owner.open(store).seen(1, 2) == [True, False]
+
+
+class Notes:
+    """Stands for a database, and notes of each write whether it waits for the disk."""
+
+    def __init__(self, db: Rdict) -> None:
+        self._db = db
+        self.synced: list[bool] = []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._db, name)
+
+    def write(self, batch: WriteBatch, options: WriteOptions) -> None:
+        self.synced.append(options.sync)
+        self._db.write(batch, options)
+
+
+@pytest.mark.parametrize("sync", [False, True])
+def test_an_epoch_is_on_the_disk_even_where_commits_need_not_be(path: Path, sync: bool) -> None:
+    store = RocksDBStore(path, sync=sync)
+    Owner.open(store)
+    partition = store._partitions[AT]
+    assert partition._db is not None
+    notes = Notes(partition._db)
+    partition._db = notes  # type: ignore[assignment]
+    Owner.open(store).commit([1])
+    assert notes.synced == [True, sync]
+    store.close()
+
+
+def test_what_is_dropped_leaves_the_disk(store: RocksDBStore) -> None:
+    owner = Owner.open(store)
+    owner.commit([1, 2], outcomes={0: VALUE, 1: VALUE})
+    owner.position = next_generation(owner.position, 9, floor=7)
+    owner.commit([3])
+    store.release(AT)
+    with raw(store) as db:
+        assert list(db.keys()) == [POSITION_KEY, packed_key(9, 1), generation_key(9)]
 
 
 # -- disks --

@@ -48,8 +48,6 @@ class Image:
 
     row: PositionRow
     index: KeyIndex
-    first_seq: dict[int, int] = field(default_factory=dict)
-    """Of each generation kept: the number of its first packed row."""
     first_position: dict[int, int] = field(default_factory=dict)
     """Of each generation with keys of this run: its first log position in the index."""
 
@@ -60,7 +58,6 @@ class Image:
 
     def drop_below(self, floor: int) -> None:
         """Forget the generations below `floor`."""
-        self.first_seq = {g: seq for g, seq in self.first_seq.items() if g >= floor}
         self.first_position = {g: at for g, at in self.first_position.items() if g >= floor}
         kept = min(self.first_position.values(), default=_EVERYTHING)
         self.index.drop_below(kept)
@@ -85,8 +82,8 @@ def load(db: Rdict) -> Image | None:
     starts = [decode_generation(*each) for each in all_rows(db, GENERATION)]
     generations = tuple(start for start, _ in starts)
     row = replace(row, position=replace(row.position, generations=generations))
-    image = Image(row, new_index(), {start.generation: seq for start, seq in starts})
-    _fill(image, db)
+    image = Image(row, new_index())
+    _fill(image, db, {start.generation: seq for start, seq in starts})
     return image
 
 
@@ -154,16 +151,16 @@ def read_rows(db: Rdict, prefix: bytes, start: bytes, limit: int) -> list[Row]:
     return rows
 
 
-def _fill(image: Image, db: Rdict) -> None:
+def _fill(image: Image, db: Rdict, first_seqs: dict[int, int]) -> None:
     """Build the index from the packed rows of this run, and prove that none is missing."""
     next_seq = image.row.next_seq
-    expected = min(image.first_seq.values(), default=next_seq)
+    expected = min(first_seqs.values(), default=next_seq)
     rows_left = next_seq - expected
     aside = {seq for _, seq in set_aside(db)}
     chunk: list[PackedRow] = []
     for packed in packed_rows(db):
         expected = _past(aside, expected)
-        _check_place(image, packed, expected)
+        _check_place(packed, expected, first_seqs.get(packed.generation))
         expected += 1
         chunk.append(packed)
         if len(chunk) == CHUNK:
@@ -182,8 +179,7 @@ def _past(aside: set[int], seq: int) -> int:
     return seq
 
 
-def _check_place(image: Image, packed: PackedRow, expected: int) -> None:
-    first = image.first_seq.get(packed.generation)
+def _check_place(packed: PackedRow, expected: int, first: int | None) -> None:
     if first is None or packed.seq < first:
         raise StoreCorrupt(f"{packed} stands outside of its generation")
     if packed.seq != expected:

@@ -273,8 +273,7 @@ def _batch(image: Image, commit: Commit, markers: Markers | None) -> tuple[Write
         batch.delete_range(outcome_key(0, _NO_KEY), outcome_key(new.floor, _NO_KEY))
     for start in new.generations:
         if start not in old.generations:
-            first_seq = image.first_seq.get(start.generation, seq)
-            batch.put(*encode_generation(start, first_seq))
+            batch.put(*encode_generation(start, first_seq=seq))
     if markers is not None and len(markers):
         for key, value in encode_packed(new, markers, seq):
             batch.put(key, value)
@@ -295,8 +294,6 @@ def _batch(image: Image, commit: Commit, markers: Markers | None) -> tuple[Write
 def _follow(image: Image, new: Position, markers: Markers | None, next_seq: int) -> None:
     """Memory does what the disk has done."""
     old = image.row
-    for start in new.generations:
-        image.first_seq.setdefault(start.generation, old.next_seq)
     if new.run != old.position.run:
         image.restart_index()
     if markers is not None and len(markers):

@@ -20,15 +20,16 @@ import pytest
 
 from effectonce.errors import TransactionClosed
 from effectonce.model import (
+    UNSET,
     Already,
     Applied,
+    Commit,
     Conflict,
     Known,
     OnExisting,
     Outcome,
     OutcomeKind,
     Partition,
-    Position,
     Query,
     Stale,
     Status,
@@ -175,11 +176,16 @@ class StoreContract:
         assert owner.position.next == 2
 
     def test_a_start_written_twice_is_already_there(self, store: Store) -> None:
-        opened = store.open(AT, TOPIC_ID)
-        row = Position(store_id=store.prepare(), topic_id=TOPIC_ID, epoch=opened.epoch)
-        commit = Owner(store, AT, row).prepared(to=start_of(row))
+        owner = Owner.unstarted(store)
+        commit = owner.prepared(to=start_of(owner.position))
         assert store.commit([commit]) == [Applied()]
         assert store.commit([commit]) == [Already()]
+
+    def test_a_commit_without_an_id_is_never_taken_for_one_already_there(
+        self, store: Store
+    ) -> None:
+        start = start_of(Owner.unstarted(store).position)
+        assert store.commit([Commit(AT, UNSET, start)]) == [Applied()]
 
     # -- fences --
 
@@ -284,12 +290,20 @@ class StoreContract:
 
     def test_markers_of_another_run_say_nothing(self, owner: Owner, reopened: Reopened) -> None:
         owner.commit([1, 2])
+        assert owner.seen(1, 2, run=1) == [False, False]
         owner.commit(to=replace(owner.position, run=1, next=0))
         assert owner.seen(1, 2) == [False, False]
         assert owner.commit([1], on_existing=REFUSE) == Applied()
         owner = Owner.open(reopened(owner.store))
         assert owner.seen(1, 2) == [True, False]
         assert owner.commit([2], on_existing=REFUSE) == Applied()
+
+    def test_a_commit_that_begins_a_run_meets_no_marker_of_the_last(self, owner: Owner) -> None:
+        owner.commit([1, 2])
+        begins = owner.prepared([2, 3], on_existing=REFUSE)
+        begins = replace(begins, position=replace(begins.position, run=1))
+        assert owner.send(begins) == Applied()
+        assert owner.seen(1, 2, 3, run=1) == [False, True, True]
 
     def test_a_dropped_generation_is_gone_whole_and_the_kept_ones_stay(
         self, owner: Owner, reopened: Reopened

@@ -115,13 +115,20 @@ class Owner:
 
     @staticmethod
     def open(store: Store, at: Partition = AT) -> Owner:
+        """Open the partition; where nothing was, start it at offset 0."""
+        owner = Owner.unstarted(store, at)
+        if owner.position.next == UNSET:
+            assert owner.commit(to=start_of(owner.position)) == Applied()
+        return owner
+
+    @staticmethod
+    def unstarted(store: Store, at: Partition = AT) -> Owner:
+        """Open the partition and write nothing."""
         opened = store.open(at, TOPIC_ID)
         if opened.row is not None:
             return Owner(store, at, replace(opened.row, epoch=opened.epoch))
-        row = Position(store_id=store.prepare(), topic_id=TOPIC_ID, epoch=opened.epoch)
-        owner = Owner(store, at, row)
-        assert owner.commit(to=start_of(row)) == Applied()
-        return owner
+        blank = Position(store_id=store.prepare(), topic_id=TOPIC_ID, epoch=opened.epoch)
+        return Owner(store, at, blank)
 
     def commit(
         self,
