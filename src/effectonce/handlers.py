@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 from effectonce.errors import ConfigError
 from effectonce.event import Batch, Event
-from effectonce.model import UNSET, Ending
+from effectonce.model import UNSET
 from effectonce.owned import Task
 
 Handler: TypeAlias = Callable[..., object]
@@ -48,9 +48,9 @@ def run_events(task: Task, handler: Handler, ends_slice: Check) -> BaseException
         except BaseException as error:  # noqa: BLE001 - let through once settled
             work.failed(row, error)
             return error
-        if work.endings[row] == Ending.UNTOUCHED:
+        if work.is_untouched(row):
             work.done(row, outcome)
-        if ends_slice() or work.endings[row] == Ending.FAILED:
+        if ends_slice() or work.has_failed(row):
             return None
     return None
 
@@ -58,7 +58,9 @@ def run_events(task: Task, handler: Handler, ends_slice: Check) -> BaseException
 def run_batch(task: Task, handler: Handler, ends_slice: Check) -> BaseException | None:
     """Run what failed in a batch before one by one, then the rest at once."""
     work, owned, offsets = task.work, task.owned, task.columns.offsets
-    singles = [[row] for row in work.runs if offsets[row] < owned.singly_below]
+    singles: list[Sequence[int]] = []
+    if owned.singly_below != UNSET:
+        singles = [[row] for row in work.runs if offsets[row] < owned.singly_below]
     rest = work.runs[len(singles) :]
     for rows in [*singles, rest] if rest else singles:
         failure = _hand_over(task, rows, handler)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import numpy as np
@@ -261,6 +261,16 @@ class ConfluentClient:
     def resume(self, partitions: Sequence[TopicPartition]) -> None:
         if partitions:
             self._consumer.resume(_bare(partitions))
+            self._wake_fetcher(partitions)
+
+    def _wake_fetcher(self, partitions: Sequence[TopicPartition]) -> None:
+        """Ask the partitions' leaders something, and wait for no answer.
+
+        Resuming does not wake librdkafka's idle broker thread: the first fetch came up to 1 s
+        later, and always 1.0 s after seek and resume; woken, 5 ms later (2.16, seen).
+        """
+        with suppress(KafkaException):  # always: it timed out
+            self._consumer.offsets_for_times([_TopicPartition(*p, 0) for p in partitions], 0)
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
         with _translated("seek"):
@@ -418,11 +428,13 @@ def _grouped(messages: list[Message]) -> Sequence[Records]:
     """By partition, in delivered order. A drained batch mostly holds a single one."""
     if not messages:
         return ()
-    homes = [(m.topic(), m.partition()) for m in messages]
-    if homes.count(homes[0]) == len(homes):
-        return (MessageRecords(*homes[0], messages),)  # type: ignore[arg-type]
+    size = len(messages)
+    topics = [m.topic() for m in messages]
+    numbers = [m.partition() for m in messages]
+    if numbers.count(numbers[0]) == size and topics.count(topics[0]) == size:
+        return (MessageRecords(topics[0], numbers[0], messages),)  # type: ignore[arg-type]
     groups: dict[tuple[str | None, int | None], list[Message]] = {}
-    for home, message in zip(homes, messages, strict=True):
+    for home, message in zip(zip(topics, numbers, strict=True), messages, strict=True):
         groups.setdefault(home, []).append(message)
     return [MessageRecords(*home, group) for home, group in groups.items()]  # type: ignore[arg-type]
 
