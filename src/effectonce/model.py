@@ -41,10 +41,13 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class GenerationStart:
-    """Where a generation of markers begins: the horizon once all older ones are dropped."""
+    """Where a generation of markers begins."""
 
     generation: int
     offset: int
+    """Where the position stood: it passed whatever is above in this generation, or later."""
+    until: int
+    """Below this offset lie the markers of all older ones: the horizon once they are dropped."""
     log_time_ms: int
 
 
@@ -71,12 +74,8 @@ class Position:
     """Highest record timestamp passed: the clock that the window runs on."""
     floor: int = 0
     """Lowest generation kept."""
-    ahead_generation: int = 0
-    """Generation pinned for markers ahead of `next` (0: none)."""
-    ahead_until: int = UNSET
-    """Markers ahead of `next` exist below this offset (UNSET: the position has passed them)."""
-    ahead_passed: int = 0
-    """Generation in which the position passed them: their window starts there (0: not yet)."""
+    marked_until: int = UNSET
+    """All markers lie below this offset. Some are ahead of `next` where it is higher."""
     stalled_opens: int = 0
     """Starts since the position last advanced."""
     attempt_offset: int = UNSET

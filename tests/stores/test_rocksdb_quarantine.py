@@ -204,7 +204,7 @@ def test_a_generation_written_anew_lets_the_horizon_rise_early_rather_than_late(
         flip(db, generation_key(2))
     set_aside(store)
     starts = Owner.open(store).position.generations
-    assert [(start.generation, start.offset) for start in starts] == [(1, 0), (2, NEXT), (3, 6)]
+    assert [(start.generation, start.until) for start in starts] == [(1, 0), (2, NEXT), (3, 6)]
 
 
 def test_an_owner_that_had_lost_its_database_meanwhile_is_stale_and_cannot_lower_the_horizon(

@@ -50,9 +50,7 @@ positions = st.builds(
     horizon=i64,
     log_time_ms=i64,
     floor=u32,
-    ahead_generation=u32,
-    ahead_until=i64,
-    ahead_passed=u32,
+    marked_until=i64,
     stalled_opens=u32,
     attempt_offset=i64,
     attempts=u32,
@@ -64,7 +62,7 @@ positions = st.builds(
 )
 position_rows = st.builds(PositionRow, positions, incarnation=eight, next_seq=u64)
 outcomes = st.builds(Outcome, st.sampled_from(OutcomeKind), st.binary(max_size=99))
-starts = st.builds(GenerationStart, generation=u32, offset=i64, log_time_ms=i64)
+starts = st.builds(GenerationStart, generation=u32, offset=i64, until=i64, log_time_ms=i64)
 
 
 @st.composite
@@ -83,7 +81,7 @@ def marker_columns(draw: st.DrawFn) -> Markers:
 
 
 def in_generation(generation: int) -> Position:
-    return replace(EVERY_FIELD, generations=(GenerationStart(generation, 0, 0),))
+    return replace(EVERY_FIELD, generations=(GenerationStart(generation, 0, 0, 0),))
 
 
 def packed(markers: Markers, generation: int = 7, seq: int = 3) -> list[tuple[bytes, bytes]]:
@@ -97,7 +95,7 @@ def resealed(key: bytes, body: bytes) -> bytes:
 # one value of each kind, and what reads it
 Decoder = Callable[[bytes, bytes], object]
 PACKED_KEY, PACKED_VALUE = packed(markers_of([1, 2, 3], 9, {1: VALUE}))[0]
-GENERATION_KEY, GENERATION_VALUE = encode_generation(GenerationStart(7, 5, 6), 3)
+GENERATION_KEY, GENERATION_VALUE = encode_generation(GenerationStart(7, 5, 5, 6), 3)
 OUTCOME_KEY = outcome_key(7, bytes(range(16)))
 KINDS: dict[str, tuple[bytes, bytes, Decoder]] = {
     "position": (

@@ -4,7 +4,6 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,8 +11,6 @@ from effectonce.core.generation import (
     MAX_AHEAD_MS,
     advance_log_time,
     generation_of,
-    pass_ahead,
-    pin_ahead,
     turn,
 )
 from effectonce.core.plan import Columns, plan
@@ -109,51 +106,31 @@ def test_a_leap_in_log_time_drops_all_that_was_before_it() -> None:
     assert (numbers(row), row.horizon) == ([90], 20)
 
 
-def test_a_generation_with_a_marker_ahead_is_pinned_or_the_replay_would_repeat_its_effect() -> None:
-    row = pin_ahead(turned(ROW, 0), 1_000, generation_of(WALL_MS, HALF_MS))
-    row = turned(row, 1, 2, 7)
+def test_a_generation_with_a_marker_ahead_stays_or_the_replay_would_repeat_its_effect() -> None:
+    row = turned(replace(turned(ROW, 0), marked_until=1_000), 1, 2, 7)
     assert (numbers(row), row.horizon) == ([0, 1, 2, 7], 0)
 
 
-def test_of_several_gaps_the_oldest_pins_until_the_last_is_passed() -> None:
-    first = generation_of(WALL_MS, HALF_MS)
-    row = pin_ahead(turned(ROW, 0, 1), 30, first + 1)
-    row = pin_ahead(pass_ahead(replace(row, next=25), first + 1), 80, first + 2)
-    row = turned(pass_ahead(row, first + 2), 2, 3, 9)
-    assert numbers(row)[0] == 1
-    row = pass_ahead(replace(row, next=81), first + 9)
-    assert (numbers(turned(row, 11))[0], numbers(turned(row, 12))) == (1, [12])
+def test_a_passed_marker_is_kept_a_whole_window_more_or_its_repeat_would_run() -> None:
+    row = turned(replace(turned(ROW, 0), marked_until=15), 4)
+    assert numbers(turned(row, 5, 6)) == [0, 4, 5, 6]
+    row = turned(row, 5, 6, 7)
+    assert (numbers(row), row.horizon) == ([5, 6, 7], 20)
 
 
-def test_a_gap_before_an_older_one_does_not_unpin_it_or_the_replay_would_repeat_its_effect() -> (
-    None
-):
-    first = generation_of(WALL_MS, HALF_MS)
-    row = pin_ahead(pin_ahead(turned(ROW, 0), 90, first), 50, first)
-    assert numbers(turned(pass_ahead(replace(row, next=60), first), 9)) == [0, 9]
+def test_of_several_gaps_each_keeps_its_own_generations() -> None:
+    row = replace(turned(ROW, 0), marked_until=12)
+    row = replace(turned(row, 1), marked_until=45)
+    assert numbers(turned(row, 2, 3)) == [0, 1, 2, 3]
+    assert numbers(turned(row, 2, 3, 4)) == [1, 2, 3, 4]
+    assert numbers(turned(row, 2, 3, 4, 5, 6)) == [1, 2, 3, 4, 5, 6]
+    assert numbers(turned(row, 2, 3, 4, 5, 6, 7)) == [5, 6, 7]
 
 
 def test_a_horizon_never_falls_or_a_reset_to_where_nothing_was_marked_would_be_allowed() -> None:
     adopted = replace(turned(ROW, 0, 1, 2), horizon=25)
     assert turned(adopted, 3).horizon == 25
     assert turned(adopted, 9).horizon == 30
-
-
-def test_a_passed_marker_is_kept_a_whole_window_more_or_its_repeat_would_run() -> None:
-    first = generation_of(WALL_MS, HALF_MS)
-    row = turned(pin_ahead(turned(ROW, 0), 15, first), 4)
-    row = pass_ahead(row, first + 4)
-    assert numbers(turned(row, 5, 6)) == [0, 4, 5, 6]
-    row = turned(row, 5, 6, 7)
-    assert (numbers(row), row.horizon) == ([5, 6, 7], 20)
-
-
-def test_the_first_generation_ever_is_pinned_too_or_a_clock_at_zero_would_lose_it() -> None:
-    row = turn(ROW, 0, HALF_MS)
-    row = pin_ahead(row, 1_000, generation_of(0, HALF_MS))
-    row = turn(row, WALL_MS, HALF_MS)
-    assert row.floor <= generation_of(0, HALF_MS)
-    assert len(row.generations) == 2
 
 
 @given(st.integers(0, 2**42), st.integers(1, 2**32))
@@ -232,14 +209,15 @@ class Life:
         for offset in [o for o, generation in self.kept.items() if generation < after.floor]:
             del self.kept[offset]
             self.dropped.add(offset)
-            assert offset in self.passed, "dropped ahead of the position"
+            assert offset < self.row.next, "dropped ahead of the position"
             assert after.log_time_ms >= self.passed[offset] + WINDOW_MS, "dropped too early"
             assert offset < after.horizon, "a reset to here would repeat it"
 
     def overdue(self) -> list[int]:
-        """Markers that have outlived 1.5 W."""
+        """The oldest generation's markers, where all of them were passed 1.5 W ago."""
+        oldest = [o for o, number in self.kept.items() if number == min(self.kept.values())]
         due = self.row.log_time_ms - 3 * HALF_MS
-        return [offset for offset in self.kept if self.passed.get(offset, due + 1) <= due]
+        return oldest if all(self.passed.get(o, due + 1) <= due for o in oldest) else []
 
     def reset(self, to: int) -> None:
         """An operator sets the group's offset; on_reset="dedupe"."""
@@ -263,8 +241,6 @@ class Life:
         assert isinstance(begin, Begin) is (to >= self.row.horizon)
         if isinstance(begin, Begin):
             self.row = begin.position
-            for offset in range(to, len(self.stamps)):
-                self.passed.pop(offset, None)
 
 
 def test_once_a_gap_has_healed_markers_go_again_or_a_store_would_only_grow() -> None:
@@ -273,20 +249,19 @@ def test_once_a_gap_has_healed_markers_go_again_or_a_store_would_only_grow() -> 
     life.batch(3, "fdd", 0)
     for _ in range(8):
         life.batch(1, "d", WINDOW_MS)
-    assert life.row.ahead_generation == 0
     assert life.overdue() == []
     assert len(life.kept) == 3
 
 
-@pytest.mark.xfail(strict=True, reason="one pin for all gaps: each new gap prolongs the oldest one")
 def test_where_there_is_always_a_gap_markers_go_all_the_same_or_a_store_would_only_grow() -> None:
     life = Life([WALL_MS + n * HALF_MS // 5 for n in range(200)])
     for _ in range(90):
         life.batch(4, "ddfd", HALF_MS)
+        assert life.overdue() == []
     assert len(life.kept) < 25
 
 
-def test_markers_that_a_reset_puts_ahead_are_pinned_or_they_would_go_before_they_are_met() -> None:
+def test_markers_that_a_reset_puts_ahead_stay_or_they_would_go_before_they_are_met() -> None:
     life = Life([UNSET] * 15)
     for elapsed_ms in (0, HALF_MS, HALF_MS):
         life.batch(5, "ddddd", elapsed_ms)
@@ -338,7 +313,7 @@ def test_with_gaps_no_marker_is_dropped_before_its_window_is_over(
     life = Life(stamps)
     for step in steps:
         life.batch(*step)
-        assert life.overdue() == [] or life.row.ahead_generation
+        assert life.overdue() == []
 
 
 @given(

@@ -110,8 +110,16 @@ def test_what_is_done_behind_a_gap_is_marked_all_the_same_or_the_replay_would_ru
     commit = settled(records, planned(records), "f d d")
     assert commit is not None
     assert (reached(commit), marked(commit)) == (0, [1, 2])
-    assert commit.position.ahead_until == 3
-    assert commit.position.ahead_generation == commit.position.generations[-1].generation
+    assert commit.position.marked_until == 3
+
+
+def test_a_gap_before_another_hides_no_marker_or_its_generation_would_go_too_early() -> None:
+    row = replace(ROW, marked_until=9)
+    records = batch("a b")
+    for ended, marked_until in (("f d", 9), ("d d", 9)):
+        commit = settled(records, planned(records), ended, position=row)
+        assert commit is not None
+        assert commit.position.marked_until == marked_until
 
 
 # -- the commit ------------------------------------------------------------------------------------

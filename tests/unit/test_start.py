@@ -43,7 +43,7 @@ HAS: Final = replace(
     horizon=20,
     commit_id=commit_id(EPOCH, 9),
     log_time_ms=90_000,
-    generations=(GenerationStart(1, 20, 0), GenerationStart(2, 30, 60_000)),
+    generations=(GenerationStart(1, 20, 20, 0), GenerationStart(2, 30, 30, 60_000)),
 )
 """A row that has run: its markers begin at 20, its position is 50."""
 UNTOUCHED: Final = replace(HAS, commit_id=commit_id(EPOCH, 0))
@@ -159,12 +159,15 @@ def test_row_3_a_store_that_lost_its_rows_is_refused_or_everything_would_repeat(
 def test_row_4_a_topic_created_again_begins_at_its_start_or_its_first_records_would_be_lost(
     committed: Committed | None,
 ) -> None:
-    row = replace(HAS, topic_id=OLD_TOPIC, ahead_generation=1, ahead_until=60)
+    row = replace(HAS, topic_id=OLD_TOPIC, marked_until=60)
     begin = begun(situation(row, committed, log=(2, 9)))
     new = begin.position
     assert (begin.row, new.next, new.horizon, new.topic_id) == ("4", 2, 2, TOPIC)
-    assert (new.ahead_generation, new.ahead_until) == (0, UNSET)
-    assert [(g.generation, g.offset) for g in new.generations] == [(1, 2), (2, 2)]
+    assert new.marked_until == UNSET
+    assert [(g.generation, g.offset, g.until) for g in new.generations] == [
+        (1, 2, 2),
+        (2, 2, 2),
+    ]
     assert new.run == row.run
     assert begin.write
     assert begin.loud
@@ -250,14 +253,13 @@ def test_row_11_a_reset_is_refused_until_the_user_says_what_it_means(to: int) ->
     assert str(to) in refuse.message
 
 
-def test_row_11_dedupe_goes_back_with_all_markers_pinned() -> None:
+def test_row_11_dedupe_goes_back_to_where_markers_are() -> None:
     dedupe = replace(POLICY, on_reset=OnReset.DEDUPE)
     stalled = replace(
         HAS, stalled_opens=2, attempt_offset=50, attempts=1, in_flight=True, leader_epoch=3
     )
     new = begun(situation(stalled, foreign(20)), dedupe).position
     assert (new.next, new.run, new.horizon) == (20, 0, 20)
-    assert (new.ahead_generation, new.ahead_until) == (1, 50)
     assert (new.stalled_opens, new.attempt_offset, new.attempts) == (0, UNSET, 0)
     assert (new.in_flight, new.leader_epoch) == (False, UNSET)
 
@@ -265,7 +267,6 @@ def test_row_11_dedupe_goes_back_with_all_markers_pinned() -> None:
 def test_row_11_dedupe_goes_forward_too() -> None:
     begin = begun(situation(HAS, foreign(70)), replace(POLICY, on_reset=OnReset.DEDUPE))
     assert (begin.row, begin.position.next, begin.write) == ("11", 70, True)
-    assert begin.position.ahead_until == UNSET
 
 
 def test_row_11_dedupe_refuses_to_go_where_markers_are_gone_or_effects_would_repeat() -> None:
@@ -406,7 +407,7 @@ def test_what_we_did_not_write_is_never_taken_for_a_witness(metadata: str) -> No
 # sides of each other.
 
 OFFSETS: Final = (0, 2, 3)
-GENERATIONS: Final = (GenerationStart(1, 1, 0), GenerationStart(2, 2, 60_000))
+GENERATIONS: Final = (GenerationStart(1, 1, 1, 0), GenerationStart(2, 2, 2, 60_000))
 
 
 def rows() -> Iterator[Position | None]:

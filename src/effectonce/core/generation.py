@@ -10,8 +10,8 @@
 |                                           | that rise and log time clamped to 5 minutes        |
 | the commit enters a new generation        | it begins at the position before the commit        |
 | three generations on                      | the floor rises, the horizon with it               |
-| markers stand ahead of the position       | their generation is pinned                         |
-| the position has passed them              | pinned for a whole window more: it starts there    |
+| a marker stands ahead of the position     | its generation stays until it is passed, and then  |
+|                                           | a whole window more: that starts there             |
 
 Log time, because eight days of downtime must not eat a seven-day window: measured by the wall
 clock that repeats effects, measured by the log it does not. A marker exists until its generation
@@ -45,7 +45,7 @@ def advance_log_time(log_time_ms: int, record_ms: int, wall_ms: int, last_wall_m
 
 
 def generation_of(log_time_ms: int, half_ms: int) -> int:
-    """Counted from 1, so that 0 can mean "none" in a position."""
+    """Counted from 1: 0 is no generation."""
     return max(log_time_ms, 0) // half_ms + 1
 
 
@@ -58,41 +58,26 @@ def turn(position: Position, log_time_ms: int, half_ms: int) -> Position:
     current = generation_of(log_time_ms, half_ms)
     known = position.generations
     if not known or known[-1].generation < current:
-        known = (*known, GenerationStart(current, position.next, log_time_ms))
-    floor = max(position.floor, current - KEPT + 1)
-    position = _unpin(position, current)
-    if position.ahead_generation:
-        floor = max(position.floor, min(floor, position.ahead_generation))
-    kept = tuple(g for g in known if g.generation >= floor)
+        until = max(position.next, position.marked_until)
+        known = (*known, GenerationStart(current, position.next, until, log_time_ms))
+    kept = known
+    while len(kept) > 1 and _is_over(kept, position.next, current):
+        kept = kept[1:]
     dropped = len(kept) < len(known)
     return replace(
         position,
         log_time_ms=log_time_ms,
-        floor=floor,
+        floor=max(position.floor, min(current - KEPT + 1, kept[0].generation)),
         generations=kept,
-        horizon=max(position.horizon, kept[0].offset) if dropped else position.horizon,
+        horizon=max(position.horizon, kept[0].until) if dropped else position.horizon,
     )
 
 
-def pin_ahead(position: Position, offset: int, generation: int) -> Position:
-    """Keep `generation`: it holds a marker for the record at `offset`, ahead of the position."""
-    pinned = min(position.ahead_generation or generation, generation)
-    return replace(
-        position,
-        ahead_generation=pinned,
-        ahead_until=max(position.ahead_until, offset + 1),
-        ahead_passed=0,
-    )
-
-
-def pass_ahead(position: Position, generation: int) -> Position:
-    """Note that the position has passed all markers ahead of it: their window starts now."""
-    if position.ahead_until == UNSET or position.next < position.ahead_until:
-        return position
-    return replace(position, ahead_until=UNSET, ahead_passed=generation)
-
-
-def _unpin(position: Position, current: int) -> Position:
-    if position.ahead_passed and current >= position.ahead_passed + KEPT:
-        return replace(position, ahead_generation=0, ahead_passed=0)
-    return position
+def _is_over(kept: tuple[GenerationStart, ...], position_next: int, current: int) -> bool:
+    """Whether the oldest generation was passed, all of it, a whole window ago."""
+    until = kept[1].until
+    if position_next < until:
+        return False
+    # the position went past `until` in the last generation that it entered below it
+    passed = max((g.generation for g in kept if g.offset < until), default=kept[0].generation)
+    return current >= passed + KEPT

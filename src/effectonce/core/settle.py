@@ -11,7 +11,7 @@
 | beyond the plan                           | no       | no                      |
 
 Only the contiguous resolved prefix moves the position. A record that is done behind a gap leaves
-its marker all the same, so that the replay of the gap skips it; its generation is pinned until the
+its marker all the same, so that the replay of the gap skips it; its generation is kept until the
 position has passed it. "Contiguous" means in delivered order: compaction and control records leave
 holes in the offsets that no record will ever fill.
 """
@@ -25,13 +25,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from effectonce.core.generation import (
-    advance_log_time,
-    generation_of,
-    pass_ahead,
-    pin_ahead,
-    turn,
-)
+from effectonce.core.generation import advance_log_time, turn
 from effectonce.core.plan import Columns, Decision, Plan, Rows
 from effectonce.model import (
     UNSET,
@@ -113,7 +107,6 @@ def settle(
         return None
     new = turn(position, _log_time(position, moment, moved), half_ms)
     new = replace(new, commit_id=commit_id(position.epoch, serial), wall_ms=moment.wall_ms)
-    current = generation_of(new.log_time_ms, half_ms)
     if moved:
         new = replace(
             new,
@@ -123,9 +116,9 @@ def settle(
             attempt_offset=UNSET,
             attempts=0,
         )
-        new = pass_ahead(new, current)
-    if len(rows) and rows[-1] >= resolved:
-        new = pin_ahead(new, int(columns.offsets[rows[-1]]), current)
+    if len(rows):
+        last = int(columns.offsets[rows[-1]])
+        new = replace(new, marked_until=max(new.marked_until, last + 1))
     return Commit(
         at=columns.at,
         expected=position.next,

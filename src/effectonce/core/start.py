@@ -30,7 +30,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from effectonce.core.generation import pin_ahead
 from effectonce.core.settle import commit_id, serial_of
 from effectonce.model import NO_ID, UNSET, Committed, LogEnds, Partition, Position
 from effectonce.policy import Gap, Moved, OnReset, StartAt
@@ -228,10 +227,8 @@ def _recreated(s: Situation, policy: StartPolicy, row: Position) -> Begin:
     position = replace(
         _at(_adopted(s, policy, row), begin),
         horizon=begin,
-        ahead_until=UNSET,
-        ahead_generation=0,
-        ahead_passed=0,
-        generations=tuple(replace(g, offset=begin) for g in row.generations),
+        marked_until=UNSET,
+        generations=tuple(replace(g, offset=begin, until=begin) for g in row.generations),
     )
     loud = f"{s.at}: the topic was deleted and created again; beginning at {begin}, markers kept"
     return _written("4", s, position, loud)
@@ -338,12 +335,7 @@ def _adopted(s: Situation, policy: StartPolicy, row: Position) -> Position:
 
 
 def _at(row: Position, offset: int) -> Position:
-    """The row, moved by an operator: what was known of the record at its head is void.
-
-    Moved back, all that it has markers for is ahead of it again.
-    """
-    if offset < row.next and row.generations:
-        row = pin_ahead(row, row.next - 1, row.generations[0].generation)
+    """The row, moved by an operator: what was known of the record at its head is void."""
     return replace(
         row,
         next=offset,

@@ -72,12 +72,12 @@ _POSITION: Final = Struct(
     ">BB"  # version, flags
     "16s16s8s"  # store id, topic id, incarnation
     "Qqi16sI"  # epoch, next, leader epoch, commit id, run
-    "qqIIqI"  # horizon, log time, floor; ahead: generation, until, passed
+    "qqIq"  # horizon, log time, floor, marked until
     "IqIq"  # stalled opens, attempt offset, attempts, pinned start
     "8sIqQ"  # identify fingerprint, window seconds, wall, next seq
 )
 _PACKED: Final = Struct(">BBHIQqqq24s")  # as above
-_GENERATION: Final = Struct(">BQqq")  # version, first seq, first offset, log time
+_GENERATION: Final = Struct(">BQqqq")  # version, first seq, offset, until, log time
 _OUTCOME: Final = Struct(">BB")  # version, kind; then the data
 
 _IN_FLIGHT: Final = 1
@@ -171,9 +171,7 @@ def encode_position(row: PositionRow) -> bytes:
         p.horizon,
         p.log_time_ms,
         p.floor,
-        p.ahead_generation,
-        p.ahead_until,
-        p.ahead_passed,
+        p.marked_until,
         p.stalled_opens,
         p.attempt_offset,
         p.attempts,
@@ -201,19 +199,17 @@ def decode_position(value: bytes) -> PositionRow:
         horizon=fields[10],
         log_time_ms=fields[11],
         floor=fields[12],
-        ahead_generation=fields[13],
-        ahead_until=fields[14],
-        ahead_passed=fields[15],
-        stalled_opens=fields[16],
-        attempt_offset=fields[17],
-        attempts=fields[18],
-        pinned_start=fields[19],
-        identify_fingerprint=fields[20],
-        window_seconds=fields[21],
-        wall_ms=fields[22],
+        marked_until=fields[13],
+        stalled_opens=fields[14],
+        attempt_offset=fields[15],
+        attempts=fields[16],
+        pinned_start=fields[17],
+        identify_fingerprint=fields[18],
+        window_seconds=fields[19],
+        wall_ms=fields[20],
         in_flight=bool(flags & _IN_FLIGHT),
     )
-    return PositionRow(position, incarnation=fields[4], next_seq=fields[23])
+    return PositionRow(position, incarnation=fields[4], next_seq=fields[21])
 
 
 def _ids_fit(position: Position, incarnation: bytes) -> None:
@@ -387,15 +383,15 @@ def generation_key(generation: int) -> bytes:
 def encode_generation(start: GenerationStart, first_seq: int) -> tuple[bytes, bytes]:
     """Key and value of row `02`; `first_seq` numbers the generation's first packed row."""
     key = generation_key(start.generation)
-    body = _GENERATION.pack(VERSION, first_seq, start.offset, start.log_time_ms)
+    body = _GENERATION.pack(VERSION, first_seq, start.offset, start.until, start.log_time_ms)
     return key, _seal(key, body)
 
 
 def decode_generation(key: bytes, value: bytes) -> tuple[GenerationStart, int]:
     """Row `02` and its first seq. Raises StoreCorrupt."""
     (generation,) = _numbers(_GENERATION_KEY, key)
-    _, first_seq, offset, log_time = _unpack(_GENERATION, key, _unseal(key, value))
-    return GenerationStart(generation, offset, log_time), first_seq
+    _, first_seq, *numbers = _unpack(_GENERATION, key, _unseal(key, value))
+    return GenerationStart(generation, *numbers), first_seq
 
 
 def _numbers(layout: Struct, key: bytes) -> list[int]:

@@ -143,7 +143,9 @@ def _starts_anew(view: View, row: PositionRow) -> Iterator[tuple[GenerationStart
     for generation, first_seq in view.first_seqs.items():
         if generation not in view.starts and generation in view.markers:
             at = row.position
-            yield GenerationStart(generation, max(at.next, 0), at.log_time_ms), first_seq
+            # where it began is lost: as early, and its elders' markers reach as far, as can be
+            until = max(at.next, at.marked_until)
+            yield GenerationStart(generation, 0, until, at.log_time_ms), first_seq
 
 
 def _batch(found: Quarantine) -> WriteBatch:

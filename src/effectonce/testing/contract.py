@@ -331,8 +331,8 @@ class StoreContract:
         assert owner.commit([1], on_existing=REFUSE) == Applied()
 
     def test_markers_ahead_of_the_position_are_kept(self, owner: Owner, reopened: Reopened) -> None:
-        pinned = replace(owner.position, ahead_generation=1, ahead_until=8)
-        ahead = replace(owner.prepared(to=pinned), markers=markers_of([1, 2], 6))
+        marked = replace(owner.position, marked_until=8)
+        ahead = replace(owner.prepared(to=marked), markers=markers_of([1, 2], 6))
         assert owner.send(ahead) == Applied()
         owner.position = ahead.position
         for generation in (2, 3, 4):
@@ -340,7 +340,7 @@ class StoreContract:
             owner.commit(to=owner.position)
         owner = Owner.open(reopened(owner.store))
         assert owner.seen(1, 2) == [True, True]
-        assert (owner.position.next, owner.position.ahead_generation) == (0, 1)
+        assert (owner.position.next, owner.position.marked_until) == (0, 8)
 
     def test_scopes_and_groups_stay_apart(self, store: Store) -> None:
         owner = Owner.open(store)

@@ -47,9 +47,7 @@ EVERY_FIELD: Final = Position(
     horizon=2**62 - 1,
     log_time_ms=2**60,
     floor=3,
-    ahead_generation=4,
-    ahead_until=2**62 + 9,
-    ahead_passed=6,
+    marked_until=2**62 + 9,
     stalled_opens=70_000,
     attempt_offset=2**62 + 1,
     attempts=70_001,
@@ -58,7 +56,10 @@ EVERY_FIELD: Final = Position(
     window_seconds=2**32 - 1,
     wall_ms=2**61,
     in_flight=True,
-    generations=(GenerationStart(3, 2**61, 2**59), GenerationStart(5, 2**62 - 5, UNSET)),
+    generations=(
+        GenerationStart(3, 2**61, 2**61 + 1, 2**59),
+        GenerationStart(5, 2**62, 2**62 + 7, UNSET),
+    ),
 )
 """No field as it is by default, and the numbers near the ends of what their columns hold."""
 
@@ -94,7 +95,7 @@ def markers_of(
 
 def start_of(row: Position) -> Position:
     """What a start writes where nothing was: offset 0, generation 1."""
-    return replace(row, next=0, generations=(GenerationStart(1, 0, 1_000),), floor=1)
+    return replace(row, next=0, generations=(GenerationStart(1, 0, 0, 1_000),), floor=1)
 
 
 def tx_of(transaction: Transaction) -> Overlay:
@@ -205,7 +206,8 @@ class Owner:
 
 def next_generation(position: Position, generation: int, floor: int) -> Position:
     """`position` as the core turns it when log time enters `generation`."""
-    entered = GenerationStart(generation, position.next, 1_000 * generation)
+    until = max(position.next, position.marked_until)
+    entered = GenerationStart(generation, position.next, until, 1_000 * generation)
     return replace(
         position,
         generations=tuple(g for g in (*position.generations, entered) if g.generation >= floor),
