@@ -17,7 +17,7 @@ import logging
 from collections.abc import Mapping
 from typing import Final
 
-from effectonce.core.start import Begin, Refuse, Situation, start, witness_of
+from effectonce.core.start import Begin, Refuse, Situation, first_mark, start, witness_of
 from effectonce.desk import Desk
 from effectonce.errors import BrokerError, StartRefused, StoreError, StoreLocked, UnknownTopic
 from effectonce.hooks import PartitionBegan, emit
@@ -66,6 +66,8 @@ class Beginner:
                 self._desk.stop(owned, StartRefused(decided.message, row=decided.row))
                 return
             if self._write(owned, decided, opened):
+                # should a step below fail, the next try finds the row as it is now
+                owned.opened = Opened(decided.position, opened.epoch)
                 self._run(owned, decided, situation)
         except BrokerError as error:
             owned.error = error
@@ -89,6 +91,8 @@ class Beginner:
 
     def _ask(self, owned: Owned, opened: Opened, topic_id: bytes) -> Situation:
         committed = self._client.committed([owned.key])[owned.key]
+        if self._once.start_at is StartAt.LATEST and not (opened.row or committed):
+            committed = self._first_come(owned, topic_id)
         return Situation(
             at=owned.at,
             row=opened.row,
@@ -98,25 +102,30 @@ class Beginner:
             committed=committed,
             log=self._client.log_ends(owned.key),
             shared=self._once.store.traits.reach is Reach.SHARED,
-            known_group=opened.row is None and self._known_group(owned, committed),
         )
 
-    def _known_group(self, owned: Owned, committed: Committed | None) -> bool:
-        """Whether "latest" would skip the first records of a partition that was added later."""
-        if self._once.start_policy.start is not StartAt.LATEST or committed is not None:
-            return committed is not None
+    def _first_come(self, owned: Owned, topic_id: bytes) -> Committed | None:
+        """Mark the ends of all partitions, if the group is new; None where this one was added."""
         at = owned.at
-        if self._once.store.has_positions(at.scope, at.group, at.topic):
-            return True
-        siblings = self._client.partitions_of(at.topic)
-        return any(self._client.committed([(at.topic, n) for n in siblings]).values())
+        siblings = [(at.topic, number) for number in self._client.partitions_of(at.topic)]
+        known = any(self._client.committed(siblings).values())
+        if known or self._once.store.has_positions(at.scope, at.group, at.topic):
+            return None
+        mark = first_mark(self._store_id, topic_id)
+        ends = {sibling: self._client.log_ends(sibling).end for sibling in siblings}
+        marks = [KafkaOffset(*sibling, end, mark) for sibling, end in ends.items()]
+        self._client.commit(marks, CommitMode.SYNC)
+        return Committed(ends[owned.key], mark)
 
     def _write(self, owned: Owned, decided: Begin, opened: Opened) -> bool:
         owned.position = decided.position
         if not decided.write:
             return True
         expected = opened.row.next if opened.row else UNSET
-        return self._desk.begin_row(owned, decided.position, expected)
+        if self._desk.begin_row(owned, decided.position, expected):
+            return True
+        owned.opened = None  # whether it was written, only the row can tell
+        return False
 
     def _run(self, owned: Owned, decided: Begin, situation: Situation) -> None:
         at, position = owned.at, decided.position

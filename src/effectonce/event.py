@@ -56,6 +56,7 @@ class Work:
     """One partition's records while their handlers run, and how each of them ended."""
 
     __slots__ = (
+        "_left",
         "_marks",
         "_open",
         "effects",
@@ -96,9 +97,12 @@ class Work:
         self.progressed: Callable[[], None] = _quietly
         """Told of each ending in a loop of the user's, where one call would look like a batch."""
         self._open: dict[int, object] = {}
+        self._left: set[int] = set()
 
     def begin(self, row: int) -> object:
         """The event's own `tx`; None where effects live outside."""
+        if not self.is_untouched(row) or row in self._open:
+            raise RuntimeError("this event has begun already; an event takes effect once")
         if self.effects is None:
             return None
         tx = self.effects.begin()
@@ -106,10 +110,11 @@ class Work:
         return tx
 
     def done(self, row: int, outcome: object) -> None:
+        """Say that it took effect. A failure that was said stands."""
+        self._check_open(row)
         self.progressed()
-        tx = self._open.pop(row, None)
-        if tx is not None and self.effects is not None:
-            self.effects.keep(tx)
+        if self.has_failed(row):
+            return
         if outcome is IGNORED:
             self._marks[row] = Ending.IGNORED
             return
@@ -118,12 +123,27 @@ class Work:
             self.outcomes[row] = outcome
 
     def failed(self, row: int, error: BaseException) -> None:
+        """Say that it did not, whatever was said before."""
+        self._check_open(row)
         self.progressed()
-        tx = self._open.pop(row, None)
-        if tx is not None and self.effects is not None:
-            self.effects.discard(tx)
+        self.outcomes.pop(row, None)
         self._marks[row] = Ending.FAILED
         self.failures[row] = error
+
+    def leave(self, row: int) -> None:
+        """The event's `tx` ends with the event: kept if it is done, forgotten if not."""
+        tx = self._open.pop(row, None)
+        if tx is None or self.effects is None:
+            return
+        self._left.add(row)
+        if self._marks[row] == Ending.DONE:
+            self.effects.keep(tx)
+        else:
+            self.effects.discard(tx)
+
+    def _check_open(self, row: int) -> None:
+        if row in self._left:
+            raise RuntimeError("this event has ended, and its writes with it")
 
     def is_untouched(self, row: int) -> bool:
         return self._marks[row] == Ending.UNTOUCHED
@@ -139,7 +159,6 @@ class Work:
     def undo(self, rows: Sequence[int], error: BaseException) -> None:
         """The effects of these events were rolled back together."""
         for row in rows:
-            self.outcomes.pop(row, None)
             self.failed(row, error)
 
     def fail_rest(self, rows: Sequence[int], error: BaseException) -> None:
@@ -247,6 +266,7 @@ class Event:
             self.failed(error)
         elif self._work.is_untouched(self._row):
             self.done()
+        self._work.leave(self._row)
 
     def __repr__(self) -> str:
         return f"<Event {self.topic}[{self.partition}]@{self.offset}>"

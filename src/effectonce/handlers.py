@@ -42,14 +42,13 @@ def run_events(task: Task, handler: Handler, ends_slice: Check) -> BaseException
         event = Event(work, row)
         try:
             outcome = handler(event, work.begin(row)) if in_store else handler(event)
-        except Exception as error:  # noqa: BLE001 - the user's, and theirs to see
+        except BaseException as error:  # noqa: BLE001 - sys.exit too is let through once settled
             work.failed(row, error)
-            return None
-        except BaseException as error:  # noqa: BLE001 - let through once settled
-            work.failed(row, error)
-            return error
+            work.leave(row)
+            return None if isinstance(error, Exception) else error
         if work.is_untouched(row):
             work.done(row, outcome)
+        work.leave(row)
         if ends_slice() or work.has_failed(row):
             return None
     return None

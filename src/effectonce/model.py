@@ -82,6 +82,7 @@ class Position:
     attempts: int = 0
     """Durable attempts at the record at `attempt_offset`, once it has stalled three opens."""
     pinned_start: int = UNSET
+    """What a start of an untouched row answered: Kafka's foreign offset, or the beginning."""
     identify_fingerprint: bytes = bytes(8)
     window_seconds: int = 0
     wall_ms: int = 0

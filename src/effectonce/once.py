@@ -76,13 +76,15 @@ class Once:
         self.limits = limits or Limits()
         self.window = Window(window)
         self.on_unidentified = _option(OnUnidentified, "on_unidentified", on_unidentified, problems)
+        self.start_at = _option(StartAt, "start", start, problems)
         choices = {
-            "start": _option(StartAt, "start", start, problems),
             "on_reset": _option(OnReset, "on_reset", on_reset, problems),
             "moved": _option(Moved, "moved", moved, problems),
             "gap": _option(Gap, "gap", gap, problems),
         }
-        problems += self._policy_problems(identify, secret)
+        problems += _effects_problems(effects)
+        problems += _identity_problems(identify, secret)
+        problems += self._policy_problems()
         opened = _opened(store, problems)
         if opened is not None:
             problems += _store_problems(opened, effects)
@@ -97,25 +99,9 @@ class Once:
             **choices,  # type: ignore[arg-type]
         )
 
-    def _policy_problems(self, identify: object, secret: bytes | None) -> Iterator[str]:
-        if not isinstance(self.effects, InStore | Outside):
-            yield (
-                f"effects={self.effects!r}: say where the effect lives, InStore() or "
-                'Outside(on_doubt="repeat")'
-            )
-        elif isinstance(self.effects, Outside):
-            yield from self.effects.problems()
-        if not isinstance(identify, Identify):
-            yield (
-                f"identify={identify!r}: say where the event ID comes from, "
-                'effectonce.header("event-id") for example'
-            )
-        else:
-            yield from identify.problems()
+    def _policy_problems(self) -> Iterator[str]:
         if self.scope is not None and not (self.scope and len(self.scope.encode()) <= 200):
             yield "scope: a name of 1 to 200 bytes"
-        if secret is not None and len(secret) < 16:
-            yield f"secret: {len(secret)} bytes can be guessed; at least 16"
         yield from self.retry.problems()
         yield from self.limits.problems()
         yield from self.window.problems()
@@ -163,6 +149,26 @@ class Once:
                 f"Assumes: {'; '.join(assumes)}.",
                 f"Remains: {remains}",
             ]
+        )
+
+
+def _effects_problems(effects: object) -> Iterator[str]:
+    if isinstance(effects, Outside):
+        yield from effects.problems()
+    elif not isinstance(effects, InStore):
+        yield (
+            f"effects={effects!r}: say where the effect lives, InStore() or "
+            'Outside(on_doubt="repeat")'
+        )
+
+
+def _identity_problems(identify: object, secret: bytes | None) -> Iterator[str]:
+    if isinstance(identify, Identify):
+        yield from Identity(identify, secret).problems()
+    else:
+        yield (
+            f"identify={identify!r}: say where the event ID comes from, "
+            'effectonce.header("event-id") for example'
         )
 
 

@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
 
 import numpy as np
 
 __all__ = ["IGNORED", "InStore", "Limits", "Outside", "Retry", "Window"]
+
+
+_OnDoubt: TypeAlias = Literal["repeat"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +36,10 @@ class Outside:
     failure between effect and marker runs the event again, with the same `event.key_for(...)`.
     """
 
-    on_doubt: Literal["repeat"]
+    on_doubt: _OnDoubt
 
     def problems(self) -> Iterator[str]:
-        if self.on_doubt != "repeat":
+        if self.on_doubt not in get_args(_OnDoubt):
             yield f'Outside(on_doubt={self.on_doubt!r}): this version knows on_doubt="repeat"'
 
 

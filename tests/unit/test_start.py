@@ -17,6 +17,7 @@ from effectonce.core.start import (
     Situation,
     StartPolicy,
     Witness,
+    first_mark,
     read_witness,
     start,
     witness_of,
@@ -29,7 +30,7 @@ from effectonce.model import (
     LogEnds,
     Position,
 )
-from effectonce.policy import Gap, Moved, OnReset, StartAt
+from effectonce.policy import Gap, Moved, OnReset
 from tests.unit.builders import AT, ROW
 
 STORE, OTHER_STORE = ROW.store_id, b"O" * 16
@@ -71,7 +72,6 @@ def situation(
     topic_id: bytes = TOPIC,
     log: tuple[int, int] = (0, 100),
     shared: bool = False,
-    known_group: bool = False,
 ) -> Situation:
     return Situation(
         at=AT,
@@ -82,7 +82,6 @@ def situation(
         committed=committed,
         log=LogEnds(*log),
         shared=shared,
-        known_group=known_group,
     )
 
 
@@ -181,10 +180,21 @@ def test_row_5_a_first_start_is_pinned_or_a_crash_would_start_elsewhere() -> Non
     assert begin.position.epoch == EPOCH + 1
 
 
-def test_row_5_latest_holds_for_a_new_group_only_or_an_added_partition_would_lose_records() -> None:
-    latest = replace(POLICY, start=StartAt.LATEST)
-    assert begun(situation(None, None), latest).position.next == 100
-    assert begun(situation(None, None, known_group=True), latest).position.next == 0
+def mark(offset: int, *, store_id: bytes = STORE, topic_id: bytes = TOPIC) -> Committed:
+    return Committed(offset, first_mark(store_id, topic_id))
+
+
+def test_row_5_begins_at_the_mark_of_a_first_start_or_latest_would_hold_for_one_partition() -> None:
+    for store_id in (STORE, OTHER_STORE):  # another host of a group that came at the same time
+        begin = begun(situation(None, mark(90, store_id=store_id)))
+        assert (begin.row, begin.position.next, begin.position.horizon) == ("5", 90, 90)
+    assert begun(situation(None, mark(90, topic_id=OLD_TOPIC))).position.next == 0
+
+
+def test_row_9_a_late_mark_says_nothing_to_a_row_or_two_first_starts_would_refuse() -> None:
+    for store_id in (STORE, OTHER_STORE):
+        begin = begun(situation(HAS, mark(HAS.next + 3, store_id=store_id)))
+        assert (begin.row, begin.position.next, begin.loud) == ("9", HAS.next, None)
 
 
 def test_row_6_a_plain_group_is_adopted_where_it_stands_or_its_backlog_would_run_again() -> None:
@@ -437,15 +447,14 @@ def witnesses() -> Iterator[Committed | None]:
     for offset in OFFSETS:
         yield foreign(offset)
         for store_id, topic_id, epoch in product(
-            (STORE, OTHER_STORE), (TOPIC, OLD_TOPIC, NO_ID), (4, 6)
+            (STORE, OTHER_STORE), (TOPIC, OLD_TOPIC, NO_ID), (0, 4, 6)
         ):
             yield ours(offset, store_id=store_id, topic_id=topic_id, epoch=epoch)
 
 
-def policies(row: Position | None) -> Iterator[StartPolicy]:
-    starts = [StartAt.EARLIEST] if row else list(StartAt)
-    for start_at, on_reset, moved, gap in product(starts, OnReset, Moved, Gap):
-        yield replace(POLICY, start=start_at, on_reset=on_reset, moved=moved, gap=gap)
+def policies() -> Iterator[StartPolicy]:
+    for on_reset, moved, gap in product(OnReset, Moved, Gap):
+        yield replace(POLICY, on_reset=on_reset, moved=moved, gap=gap)
 
 
 def worlds(shared: bool, topic_id: bytes, log: LogEnds) -> Iterator[tuple[Situation, StartPolicy]]:
@@ -453,7 +462,7 @@ def worlds(shared: bool, topic_id: bytes, log: LogEnds) -> Iterator[tuple[Situat
         found = situation(
             row, committed, topic_id=topic_id, log=(log.start, log.end), shared=shared
         )
-        for policy in policies(row):
+        for policy in policies():
             yield found, policy
 
 
@@ -467,7 +476,6 @@ def after_a_crash(s: Situation, begin: Begin, told: bool) -> Situation:
         epoch=s.epoch + 1,
         committed=Committed(position.next, witness_of(position)) if told else s.committed,
         log=replace(s.log, end=s.log.end + 1),
-        known_group=True,
     )
 
 
@@ -490,7 +498,7 @@ def check_begin(s: Situation, policy: StartPolicy, begin: Begin) -> None:
     assert new.run == row.run or policy.on_reset is OnReset.REPROCESS
     if begin.row != "4" and new.run == row.run:
         assert new.horizon >= row.horizon
-    if replace(policy, start=POLICY.start) == POLICY and begin.row != "4":
+    if policy == POLICY and begin.row != "4":
         assert new.next == row.next, "moved, and nobody asked for it"
 
 

@@ -23,6 +23,8 @@ def encode_outcome(value: object, limit_bytes: int) -> Outcome | None:
         return None
     try:
         data: bytes = msgpack.packb(value, datetime=True)
+        # {(1, 2): 3} can be written and not read
+        decode_outcome(Outcome(OutcomeKind.VALUE, data))
     except (TypeError, ValueError, OverflowError, RecursionError):
         return _unstorable(f"not serialisable: {type(value).__name__}", 0, b"")
     if len(data) > limit_bytes:

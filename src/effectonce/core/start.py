@@ -10,7 +10,7 @@ was written by a start and nothing has run since (its commit has serial 0).
 | 2   | any            | ours, other store id       | embedded: refuse, or `moved`: K; else refuse |
 | 3   | none           | ours, this store           | refuse: the store lost its rows              |
 | 4   | other topic id | any                        | L: topic recreated; markers are kept         |
-| 5   | none           | none                       | `start`, pinned                              |
+| 5   | none           | none, or a mark            | L, or the mark; pinned                       |
 | 6   | none           | foreign                    | K, horizon K: a plain group is adopted       |
 | 7   | has            | none                       | shared, or untouched: S; embedded: refuse    |
 | 8   | has            | ours, ahead or newer epoch | S, loudly: the store went back               |
@@ -20,6 +20,10 @@ was written by a start and nothing has run since (its commit has serial 0).
 | 11  | has            | foreign, else              | `on_reset`                                   |
 | 12  |                | begin < L                  | refuse, or `gap`: L                          |
 | 13  |                | begin > E                  | refuse: the log was cut off or restored      |
+
+A witness of epoch 0, which is never handed out, marks where the log ended when a group first came
+with `start="latest"`. All partitions are marked in one request, so that a partition without a mark
+is one that was added later, and begins at its first record. It says nothing to a row: row 9.
 
 Two more refusals stand in front: a row written under another `identify`, or another `window`.
 (next, our metadata) goes to Kafka before the first record runs; without that, a successor that
@@ -32,7 +36,7 @@ from dataclasses import dataclass, replace
 
 from effectonce.core.settle import commit_id, serial_of
 from effectonce.model import NO_ID, UNSET, Committed, LogEnds, Partition, Position
-from effectonce.policy import Gap, Moved, OnReset, StartAt
+from effectonce.policy import Gap, Moved, OnReset
 
 WITNESS_VERSION = "eo1"
 
@@ -47,6 +51,11 @@ class Witness:
 
     def __str__(self) -> str:
         return f"{WITNESS_VERSION};{self.store_id.hex()};{self.epoch};{self.topic_id.hex()}"
+
+
+def first_mark(store_id: bytes, topic_id: bytes) -> str:
+    """The metadata that marks a first start at the log's end."""
+    return str(Witness(store_id, 0, topic_id))
 
 
 def witness_of(position: Position) -> str:
@@ -79,8 +88,6 @@ class Situation:
     committed: Committed | None
     log: LogEnds
     shared: bool
-    known_group: bool = False
-    """The group has a row, or Kafka a commit, for some partition of the topic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,6 @@ class StartPolicy:
     identify_fingerprint: bytes
     accepted_identities: frozenset[bytes]
     window_seconds: int
-    start: StartAt = StartAt.EARLIEST
     on_reset: OnReset = OnReset.REFUSE
     moved: Moved = Moved.REFUSE
     gap: Gap = Gap.REFUSE
@@ -157,7 +163,8 @@ def _begin(s: Situation, policy: StartPolicy) -> Begin | Refuse:
     ours = read_witness(committed.metadata) if committed else None
     if ours and not _same_topic(ours.topic_id, s.topic_id):
         committed = ours = None  # row 1
-    if ours and committed and ours.store_id != s.store_id:
+    marked = committed is not None and ours is not None and ours.epoch == 0
+    if ours and committed and ours.store_id != s.store_id and not marked:
         return _moved(s, policy, committed, ours)
     if row is None:
         return _without_row(s, policy, committed, ours)
@@ -166,6 +173,8 @@ def _begin(s: Situation, policy: StartPolicy) -> Begin | Refuse:
     adopted = _adopted(s, policy, row)
     if committed is None:
         return _witness_gone(s, adopted)
+    if marked:
+        return _same(s, "9", adopted)
     if ours:
         return _our_witness(s, adopted, committed, ours)
     return _foreign(s, policy, adopted, committed)
@@ -201,6 +210,9 @@ def _without_row(
     s: Situation, policy: StartPolicy, committed: Committed | None, ours: Witness | None
 ) -> Begin | Refuse:
     fresh = _fresh(s, policy)
+    if ours and committed and ours.epoch == 0:
+        at = committed.offset
+        return _written("5", s, replace(fresh, next=at, horizon=at))
     if ours and committed:
         return Refuse(
             "3",
@@ -217,8 +229,7 @@ def _without_row(
         )
         position = replace(fresh, next=committed.offset, horizon=committed.offset)
         return _written("6", s, position, loud)
-    latest = policy.start is StartAt.LATEST and not s.known_group
-    begin = s.log.end if latest else s.log.start
+    begin = s.log.start
     return _written("5", s, replace(fresh, next=begin, horizon=begin))
 
 
