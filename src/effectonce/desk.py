@@ -108,13 +108,13 @@ class Desk:
         work = Work(
             records,
             identified,
-            decided.runs.tolist(),
+            decided.runs,
             size=len(records),
             scope=owned.at.scope,
             effects=transaction,
             maybe_repeated_below=owned.maybe_repeated_below,
         )
-        return Task(owned, records, identified, columns, decided, work, transaction)
+        return Task(owned, records, identified, columns, decided, work, known, transaction)
 
     def _pending(self) -> dict[bytes, Pending] | None:
         """Keys whose commit has no answer yet; they matter where other partitions share them."""
@@ -187,6 +187,7 @@ class Desk:
             half_ms=self._once.window.half_ms,
             serial=owned.next_serial(),
             on_existing=self._once.on_existing,
+            as_of=task.known.as_of,
         )
         if commit is None:
             self._behind(task, resolved)

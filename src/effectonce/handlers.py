@@ -14,12 +14,12 @@ What is not an Exception (sys.exit, Ctrl-C) fails its event like one and is then
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeAlias
 
 from effectonce.errors import ConfigError
 from effectonce.event import Batch, Event
-from effectonce.model import UNSET
+from effectonce.model import UNSET, Rows
 from effectonce.owned import Task
 
 Handler: TypeAlias = Callable[..., object]
@@ -38,7 +38,7 @@ def check_handler(handler: object) -> None:
 def run_events(task: Task, handler: Handler, ends_slice: Check) -> BaseException | None:
     """Run event by event until one fails or the slice ends; returns what must be let through."""
     work, in_store = task.work, task.transaction is not None
-    for row in work.runs:
+    for row in work.runs.tolist():
         event = Event(work, row)
         try:
             outcome = handler(event, work.begin(row)) if in_store else handler(event)
@@ -57,11 +57,12 @@ def run_events(task: Task, handler: Handler, ends_slice: Check) -> BaseException
 def run_batch(task: Task, handler: Handler, ends_slice: Check) -> BaseException | None:
     """Run what failed in a batch before one by one, then the rest at once."""
     work, owned, offsets = task.work, task.owned, task.columns.offsets
-    singles: list[Sequence[int]] = []
+    singles: list[Rows] = []
     if owned.singly_below != UNSET:
-        singles = [[row] for row in work.runs if offsets[row] < owned.singly_below]
+        count = int((offsets[work.runs] < owned.singly_below).sum())
+        singles = [work.runs[i : i + 1] for i in range(count)]
     rest = work.runs[len(singles) :]
-    for rows in [*singles, rest] if rest else singles:
+    for rows in [*singles, rest] if len(rest) else singles:
         failure = _hand_over(task, rows, handler)
         if failure is not None:
             if len(rows) > 1:
@@ -73,7 +74,7 @@ def run_batch(task: Task, handler: Handler, ends_slice: Check) -> BaseException 
     return None
 
 
-def _hand_over(task: Task, rows: Sequence[int], handler: Handler) -> BaseException | None:
+def _hand_over(task: Task, rows: Rows, handler: Handler) -> BaseException | None:
     """Give these events to a batch handler; returns what failed any of them."""
     work, effects = task.work, task.transaction
     batch = Batch(work, rows)

@@ -27,6 +27,7 @@ from confluent_kafka import TopicPartition as _TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from effectonce.errors import BrokerError
+from effectonce.identity import UNREADABLE_HEADERS
 from effectonce.model import NO_ID, UNSET, Committed, LogEnds, Offsets
 from effectonce.ports import (
     CommitMode,
@@ -155,8 +156,16 @@ class MessageRecords:
 
     def offsets(self) -> Offsets:
         if self._offsets is None:
-            self._offsets = np.array([m.offset() for m in self._messages], np.int64)
+            self._offsets = self._read_offsets()
         return self._offsets
+
+    def _read_offsets(self) -> Offsets:
+        # they only rise, so a run without gaps is known by its ends: 50 ns a message less
+        first: Any = self._messages[0].offset()
+        last: Any = self._messages[-1].offset()
+        if last - first == len(self._messages) - 1:
+            return np.arange(first, last + 1, dtype=np.int64)
+        return np.array([m.offset() for m in self._messages], np.int64)
 
     def values(self) -> Sequence[bytes | None]:
         if self._values is None:
@@ -170,7 +179,7 @@ class MessageRecords:
 
     def headers(self) -> Sequence[Headers]:
         if self._headers is None:
-            self._headers = [m.headers() for m in self._messages]  # type: ignore[misc]
+            self._headers = _headers_of(self._messages)
         return self._headers
 
     def timestamp_ms(self, row: int) -> int:
@@ -183,6 +192,25 @@ class MessageRecords:
 
     def part(self, start: int, stop: int | None = None) -> MessageRecords:
         return MessageRecords(self.topic, self.partition, self._messages[start:stop])
+
+
+def _headers_of(messages: Sequence[Message]) -> list[Headers]:
+    """Of each message; UNREADABLE_HEADERS where a name is not UTF-8.
+
+    For such a name the client sets an exception *and* returns a tuple with a hole in it (2.16,
+    seen). A plain call lets both pass, to crash the interpreter later; `map` checks, and raises
+    SystemError. Asked a second time the client only has the hole, so the message is mended.
+    """
+    headers: list[Any] = []  # the stubs have other types than what comes
+    reading = map(Message.headers, messages)
+    while len(headers) < len(messages):
+        try:
+            headers.extend(reading)
+        except SystemError:
+            unreadable = messages[len(headers)]
+            unreadable.set_headers(UNREADABLE_HEADERS)  # type: ignore[arg-type]
+            headers.append(UNREADABLE_HEADERS)
+    return headers
 
 
 class ConfluentClient:

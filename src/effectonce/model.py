@@ -18,6 +18,8 @@ Keys: TypeAlias = NDArray[np.uint64]
 Fingerprints: TypeAlias = NDArray[np.uint32]
 Offsets: TypeAlias = NDArray[np.int64]
 Mask: TypeAlias = NDArray[np.bool_]
+Rows: TypeAlias = NDArray[np.intp]
+"""Numbers of rows in the columns of a batch."""
 
 UNSET: Final = -1
 """An offset that is not there: no position yet, no attempt, no pinned start."""
@@ -177,6 +179,8 @@ class Known:
 
     seen: Mask
     fingerprints: Fingerprints
+    as_of: int | None = None
+    """A store's own count of what was marked by now, for `Commit.as_of`."""
 
 
 class OnExisting(Enum):
@@ -206,6 +210,9 @@ class Commit:
     markers: Markers | None = None
     writes: tuple[Write, ...] = ()
     on_existing: OnExisting = OnExisting.KEEP_FIRST
+    as_of: int | None = None
+    """All of `markers` were absent when a look-up answered with this: where nothing was marked
+    since, a store need not look again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from effectonce.core.plan import Columns, Plan
 from effectonce.core.settle import FIRST_SERIAL
 from effectonce.event import Work
 from effectonce.identity import Identified
-from effectonce.model import UNSET, Commit, Opened, Partition, Position
+from effectonce.model import UNSET, Commit, Known, Opened, Partition, Position
 from effectonce.ports import Records, TopicPartition, Transaction
 
 __all__ = ["Health", "Owned", "PartitionHealth", "Stage", "Task", "Unsent"]
@@ -42,6 +42,7 @@ class Task:
     columns: Columns
     plan: Plan
     work: Work
+    known: Known
     transaction: Transaction | None
     handler_seconds: float = 0.0
 

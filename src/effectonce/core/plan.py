@@ -32,10 +32,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from effectonce.model import Fingerprints, Keys, Known, Offsets, Partition
+from effectonce.model import Fingerprints, Keys, Known, Offsets, Partition, Rows
 
 Decisions: TypeAlias = NDArray[np.uint8]
-Rows: TypeAlias = NDArray[np.intp]
 
 
 class Decision(IntEnum):
@@ -50,6 +49,12 @@ class Decision(IntEnum):
     WAIT = 5
     CONFLICT = 6
     UNIDENTIFIED = 7
+
+
+# as plain numbers: numpy looks an enum over for 6 us before it takes its value
+_REPEAT, _LEAN, _WAIT = int(Decision.REPEAT), int(Decision.LEAN), int(Decision.WAIT)
+_RUN, _UNPROTECTED, _BELOW = int(Decision.RUN), int(Decision.UNPROTECTED), int(Decision.BELOW)
+_CONFLICT, _UNIDENTIFIED = int(Decision.CONFLICT), int(Decision.UNIDENTIFIED)
 
 
 class Unidentified(Enum):
@@ -112,14 +117,14 @@ def plan(
     decisions = np.zeros(len(columns), np.uint8)
     if known.seen.any():
         same = known.fingerprints == columns.fingerprints
-        decisions[known.seen & same] = Decision.REPEAT
-        decisions[known.seen & ~same] = Decision.CONFLICT
+        decisions[known.seen & same] = _REPEAT
+        decisions[known.seen & ~same] = _CONFLICT
     if columns.unidentified:
         decisions[list(columns.unidentified)] = (
-            Decision.UNIDENTIFIED if unidentified is Unidentified.BLOCKS else Decision.UNPROTECTED
+            _UNIDENTIFIED if unidentified is Unidentified.BLOCKS else _UNPROTECTED
         )
     if len(columns) and columns.offsets[0] < position_next:
-        decisions[columns.offsets < position_next] = Decision.BELOW
+        decisions[columns.offsets < position_next] = _BELOW
     leans: dict[int, int] = {}
     if pending or may_repeat_inside(columns.keys):
         leans = _lean(columns, decisions, pending or {})
@@ -143,14 +148,14 @@ def _lean(
     fingerprints = columns.fingerprints.tolist()
     first: dict[bytes, int] = {}
     leans: dict[int, int] = {}
-    for row in np.flatnonzero(decisions == Decision.RUN).tolist():
+    for row in np.flatnonzero(decisions == _RUN).tolist():
         key = raw[16 * row : 16 * row + 16]
         leader = first.get(key)
         if leader is not None and fingerprints[leader] == fingerprints[row]:
-            decisions[row] = Decision.LEAN
+            decisions[row] = _LEAN
             leans[row] = leader
         elif leader is not None or key in pending:
-            decisions[row] = Decision.WAIT
+            decisions[row] = _WAIT
         else:
             first[key] = row
     return leans
@@ -159,10 +164,12 @@ def _lean(
 def _cut(decisions: Decisions, leans: dict[int, int]) -> Plan:
     """End the plan at the first record that the position cannot pass."""
     size, blocked_by = len(decisions), None
-    blocked = np.flatnonzero(decisions >= Decision.WAIT)
+    if not decisions.any():
+        return Plan(size, decisions, np.arange(size), leans)
+    blocked = np.flatnonzero(decisions >= _WAIT)
     if len(blocked):
         size = int(blocked[0])
         blocked_by = Decision(int(decisions[size]))
         leans = {row: leader for row, leader in leans.items() if row < size}
-    runs = np.flatnonzero(decisions[:size] <= Decision.UNPROTECTED)
+    runs = np.flatnonzero(decisions[:size] <= _UNPROTECTED)
     return Plan(size, decisions, runs, leans, blocked_by)

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effectonce.core.generation import advance_log_time, turn
-from effectonce.core.plan import Columns, Decision, Plan, Rows
+from effectonce.core.plan import Columns, Decision, Plan
 from effectonce.model import (
     UNSET,
     Commit,
@@ -35,11 +35,14 @@ from effectonce.model import (
     OnExisting,
     Outcome,
     Position,
+    Rows,
     Write,
 )
 
 FIRST_SERIAL: Final = 2
 """Serials 0 and 1 are a start's own writes, on an untouched row and on one that has run."""
+
+_DONE, _IGNORED, _RUN = int(Ending.DONE), int(Ending.IGNORED), int(Decision.RUN)
 
 Endings: TypeAlias = NDArray[np.uint8]
 
@@ -75,15 +78,15 @@ def serial_of(commit_id: bytes) -> int:
 def resolved_rows(plan: Plan, endings: Endings) -> int:
     """Length of the contiguous resolved prefix."""
     ended = endings[plan.runs]
-    open_rows = plan.runs[(ended != Ending.DONE) & (ended != Ending.IGNORED)]
+    open_rows = plan.runs[(ended != _DONE) & (ended != _IGNORED)]
     # a copy always stands behind the record it leans on, so the first open run bounds both
     return int(open_rows[0]) if len(open_rows) else plan.size
 
 
 def marked_rows(plan: Plan, endings: Endings) -> Rows:
     """Rows that leave a marker, in delivered order."""
-    done: Rows = plan.runs[endings[plan.runs] == Ending.DONE]
-    marked: Rows = done[plan.decisions[done] == Decision.RUN]
+    runs = plan.runs
+    marked: Rows = runs[(endings[runs] == _DONE) & (plan.decisions[runs] == _RUN)]
     return marked
 
 
@@ -97,8 +100,12 @@ def settle(
     half_ms: int,
     serial: int,
     on_existing: OnExisting,
+    as_of: int | None = None,
 ) -> Commit | None:
-    """The commit that makes true what happened; None where nothing did."""
+    """The commit that makes true what happened; None where nothing did.
+
+    `as_of` is that of the `Known` that the plan was made from.
+    """
     resolved = resolved_rows(plan, ended.endings)
     rows = marked_rows(plan, ended.endings)
     end = int(columns.offsets[resolved - 1]) + 1 if resolved else position.next
@@ -106,23 +113,23 @@ def settle(
     if not moved and not len(rows) and not ended.writes:
         return None
     new = turn(position, _log_time(position, moment, moved), half_ms)
-    new = replace(new, commit_id=commit_id(position.epoch, serial), wall_ms=moment.wall_ms)
-    if moved:
-        new = replace(
-            new,
-            next=end,
-            leader_epoch=moment.leader_epoch,
-            stalled_opens=0,
-            attempt_offset=UNSET,
-            attempts=0,
-        )
-    if len(rows):
-        last = int(columns.offsets[rows[-1]])
-        new = replace(new, marked_until=max(new.marked_until, last + 1))
+    marked_until = int(columns.offsets[rows[-1]]) + 1 if len(rows) else UNSET
+    new = replace(
+        new,
+        next=end,
+        leader_epoch=moment.leader_epoch if moved else new.leader_epoch,
+        commit_id=commit_id(position.epoch, serial),
+        wall_ms=moment.wall_ms,
+        marked_until=max(new.marked_until, marked_until),
+        stalled_opens=0 if moved else new.stalled_opens,
+        attempt_offset=UNSET if moved else new.attempt_offset,
+        attempts=0 if moved else new.attempts,
+    )
     return Commit(
         at=columns.at,
         expected=position.next,
         position=new,
+        as_of=as_of,
         markers=_markers(columns, rows, ended.outcomes),
         writes=ended.writes,
         on_existing=on_existing,
@@ -140,6 +147,8 @@ def _log_time(position: Position, moment: Moment, moved: bool) -> int:
 def _markers(columns: Columns, rows: Rows, outcomes: Mapping[int, Outcome]) -> Markers | None:
     if not len(rows):
         return None
+    if len(rows) == len(columns) and not outcomes:
+        return Markers(columns.keys, columns.fingerprints, columns.offsets)
     return Markers(
         keys=columns.keys[rows],
         fingerprints=columns.fingerprints[rows],

@@ -239,7 +239,8 @@ class PartitionDatabase:
         if answer is not None:
             return answer
         markers, existing = commit.markers, 0
-        if markers is not None and commit.position.run == image.row.position.run:
+        unseen = commit.as_of == image.row.next_seq
+        if markers is not None and commit.position.run == image.row.position.run and not unseen:
             seen = image.index.lookup(markers.keys) >= 0
             existing = int(np.count_nonzero(seen))
             if existing and commit.on_existing is OnExisting.REFUSE:
@@ -259,8 +260,10 @@ def _known(image: Image, keys: Keys, run: int) -> Known:
     found = image.index.lookup(keys)
     seen = found >= 0 if run == image.row.position.run else np.zeros(len(keys), np.bool_)
     fingerprints = np.zeros(len(keys), np.uint32)
-    fingerprints[seen] = image.index.fingerprints(found[seen])
-    return Known(seen, fingerprints)
+    if seen.any():
+        fingerprints[seen] = image.index.fingerprints(found[seen])
+    # each packed row has a number of its own, so an equal count means that none was added
+    return Known(seen, fingerprints, as_of=image.row.next_seq)
 
 
 def _batch(image: Image, commit: Commit, markers: Markers | None) -> tuple[WriteBatch, int]:
