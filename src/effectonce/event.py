@@ -17,7 +17,8 @@ from typing import Protocol
 
 import numpy as np
 
-from effectonce.model import Ending, Keys, Offsets
+from effectonce.identity import UNREADABLE_HEADERS
+from effectonce.model import Ending, Offsets
 from effectonce.policy import IGNORED
 
 __all__ = ["Batch", "Event"]
@@ -39,8 +40,7 @@ class Source(Protocol):
 class Texts(Protocol):
     """The event IDs as text, row by row, and as keys."""
 
-    @property
-    def keys(self) -> Keys: ...
+    def key(self, row: int) -> bytes: ...
     def text(self, row: int) -> str: ...
 
 
@@ -183,7 +183,10 @@ class Event:
 
     @property
     def id(self) -> str:
-        """The event ID as text; for a composite or hashed one 32 hex digits."""
+        """The event ID as text; for a composite or hashed one 32 hex digits.
+
+        Raises LookupError for an event that has none (`on_unidentified="process"`).
+        """
         return self._work.identified.text(self._row)
 
     @property
@@ -196,7 +199,11 @@ class Event:
 
     @property
     def headers(self) -> list[tuple[str, bytes | None]]:
-        return list(self._work.records.headers()[self._row] or ())
+        """Raises ValueError where a name is not UTF-8: the client reads none of them then."""
+        headers = self._work.records.headers()[self._row]
+        if headers is UNREADABLE_HEADERS:
+            raise ValueError(f"{self}: a header's name is not UTF-8, so none can be read")
+        return list(headers or ())
 
     @property
     def topic(self) -> str:
@@ -233,12 +240,13 @@ class Event:
         """An idempotency key for another system: the same for every run of this event.
 
         A UUID (version 8) of scope, `name` and the event's key, so that two systems, or two
-        consumers of one topic, never share one.
+        consumers of one topic, never share one. Raises LookupError for an event without an ID: one
+        key for all of those would make the other system take the second for a repeat.
         """
         digest = blake2b(digest_size=16, person=b"effectonce/down")
         for part in (self._work.scope.encode(), name.encode()):
             digest.update(len(part).to_bytes(4, "big") + part)
-        digest.update(self._work.identified.keys[self._row].tobytes())
+        digest.update(self._work.identified.key(self._row))
         raw = bytearray(digest.digest())
         raw[6] = (raw[6] & 0x0F) | 0x80
         raw[8] = (raw[8] & 0x3F) | 0x80
@@ -310,7 +318,7 @@ class Batch:
         return [values[row] for row in self._rows]
 
     def ids(self) -> list[str]:
-        """The event IDs of all events, in order, as `Event.id` gives them."""
+        """The event IDs of all events, in order, as `Event.id` gives them, or LookupError."""
         text = self._work.identified.text
         return [text(row) for row in self._rows]
 

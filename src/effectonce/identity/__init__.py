@@ -6,7 +6,14 @@ and `record` is what all of them read.
 """
 
 from effectonce.identity.identify import NULL_FINGERPRINT, Identified, Identity
-from effectonce.identity.record import Columns, Headers, IdProblem, ProblemKind, Record
+from effectonce.identity.record import (
+    UNREADABLE_HEADERS,
+    Columns,
+    Headers,
+    IdProblem,
+    ProblemKind,
+    Record,
+)
 from effectonce.identity.source import Identify, Replacing, Source
 from effectonce.identity.sources import (
     cloudevent,
@@ -21,6 +28,7 @@ from effectonce.identity.sources import (
 
 __all__ = [
     "NULL_FINGERPRINT",
+    "UNREADABLE_HEADERS",
     "Columns",
     "Headers",
     "IdProblem",

@@ -54,12 +54,15 @@ class Identified:
         A secret, to be treated as such. Two records are one event if their keys are equal.
         Raises LookupError for a row of `problems`.
         """
-        if row in self.problems:
-            raise LookupError(f"row {row} has no event ID: {self.problems[row].text}")
+        key = self.key(row)
         raw = self.ids[row]
-        if raw is not None and is_utf8(raw):
-            return raw.decode()
-        return bytes(self.keys[row]).hex()
+        return raw.decode() if raw is not None and is_utf8(raw) else key.hex()
+
+    def key(self, row: int) -> bytes:
+        """The 16 bytes of one row. Raises LookupError for a row of `problems`."""
+        if row in self.problems:
+            raise LookupError(f"no event ID: {self.problems[row].text}")
+        return bytes(self.keys[row])
 
     def __len__(self) -> int:
         return len(self.keys)

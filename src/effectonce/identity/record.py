@@ -14,6 +14,14 @@ from effectonce.model import Offsets
 
 Headers: TypeAlias = Sequence[tuple[str, bytes | None]] | None
 
+
+class _Unreadable(tuple[tuple[str, bytes | None], ...]):
+    __slots__ = ()
+
+
+UNREADABLE_HEADERS: Final = _Unreadable()
+"""Stands for headers that are there and that the client cannot read: not to be taken for none."""
+
 MAX_ID_BYTES: Final = 1024
 """Room for any real ID (a CloudEvents source is a URI), and a bound on the work for a false one."""
 
@@ -64,7 +72,12 @@ class Record:
     @property
     def headers(self) -> Sequence[tuple[str, bytes | None]]:
         """In the order of the record; a name may occur more than once."""
-        return self._columns.headers()[self._row] or ()
+        headers = self._columns.headers()[self._row]
+        if headers is UNREADABLE_HEADERS:
+            raise NoId(
+                ProblemKind.UNREADABLE, "the headers cannot be read: a name in them is not UTF-8"
+            )
+        return headers or ()
 
     def __repr__(self) -> str:
         return f"Record({self.topic}[{self.partition}] at {self.offset})"

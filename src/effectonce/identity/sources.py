@@ -193,8 +193,8 @@ class Custom(Source):
     def find(self, record: Record) -> bytes:
         try:
             found = self.fn(record)
-        except MemoryError:
-            raise  # the machine's trouble, not the record's
+        except (MemoryError, NoId):
+            raise  # the machine's trouble, or the record's own; not the function's
         except Exception as error:  # noqa: BLE001 - it is theirs; its text may show the ID
             raise NoId(ProblemKind.FAILED, f"{self} raised {type(error).__name__}") from None
         match found:
