@@ -35,7 +35,7 @@ LAYOUT = (
     ("otel",),
     ("once",),
     ("owned",),
-    ("handlers", "desk"),
+    ("handlers", "desk", "settings"),
     ("kafka", "keeper", "begin"),
     ("assignment",),
     ("consumer",),

@@ -23,11 +23,12 @@ from effectonce.errors import ConfigError, UnknownTopic
 from effectonce.event import Batch
 from effectonce.handlers import Check, Handler, check_handler, run_batch, run_events
 from effectonce.hooks import BatchStarted, around_batch
-from effectonce.kafka import ConfluentClient, config_problems, topic_problems
+from effectonce.kafka import ConfluentClient
 from effectonce.keeper import SystemClock, ThreadKeeper
 from effectonce.once import Once
 from effectonce.owned import Health, Stage, Task, health_of
 from effectonce.ports import Client, Clock, Keeper
+from effectonce.settings import config_problems, topic_problems
 
 __all__ = ["END", "OnceConsumer"]
 
@@ -69,7 +70,7 @@ class OnceConsumer:
         clock: Clock | None = None,
         keeper: Keeper | None = None,
     ) -> None:
-        problems = list(config_problems(config)) + list(topic_problems(topics))
+        problems = [*config_problems(config), *topic_problems(topics), *_once_problems(once)]
         if problems:
             raise ConfigError(problems)
         self._once = once
@@ -101,7 +102,7 @@ class OnceConsumer:
         What the handler returns is kept as the event's outcome. Raises the first partition's
         error once every assigned partition has stopped (and, with END, if any has).
         """
-        check_handler(handler)
+        check_handler(handler, "event", in_store=self._once.in_store)
         with self._running(until) as turns:
             for task in turns:
                 self._carry_out(task, run_events, handler)
@@ -119,9 +120,9 @@ class OnceConsumer:
         If the handler raises, the events it has not marked are handed over again one by one:
         rolled back (in-store), or in doubt and repeated (outside).
         """
-        check_handler(handler)
-        if size is not None and not 1 <= size <= 65_535:
-            raise ConfigError([f"size={size}: from 1 to 65535"])
+        check_handler(handler, "batch", in_store=self._once.in_store)
+        if size is not None and size not in range(1, 65_536):
+            raise ConfigError([f"size={size!r}: from 1 to 65535"])
         self._limit = size or self._once.limits.batch
         with self._running(until) as turns:
             for task in turns:
@@ -197,6 +198,8 @@ class OnceConsumer:
 
     @contextmanager
     def _running(self, until: Until) -> Iterator[Iterator[Task]]:
+        if until not in list(Until):
+            raise ConfigError([f"until={until!r}: effectonce.END, or left out"])
         self._start()
         with _on_sigterm(self.stop):
             yield self._turns(until)
@@ -328,6 +331,11 @@ def _on_sigterm(stop: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _once_problems(once: object) -> Iterator[str]:
+    if not isinstance(once, Once):
+        yield f"once: an effectonce.Once, not {type(once).__name__}"
 
 
 def _nothing(*event: object) -> None:

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import logging
 import random
+import traceback
 from collections.abc import Callable, Iterable
+from pathlib import PurePath
 from typing import Final
 
 from effectonce.core.outcome import encode_outcome
@@ -257,13 +259,16 @@ class Desk:
             self.stop(owned, self._blocked(task, resolved, offset), offset)
 
     def _failed(self, owned: Owned, offset: int, error: BaseException) -> None:
+        if isinstance(error, StoreError):
+            self.store_failed(owned, error)  # not the handler's: its `tx` could not read
+            return
         again = owned.attempts + 1 if owned.attempt_offset == offset else 1
         owned.attempt_offset, owned.attempts = offset, again
         retry = self._once.retry
         if again >= retry.attempts:
             stopped = HandlerFailed(
                 f"{owned.at} offset {offset}: the handler failed {again} times, at last with "
-                f"{type(error).__name__}: {error}. Everything before it is committed, nothing "
+                f"{_raised(error)}. Everything before it is committed, nothing "
                 "behind it was run; the record stays in Kafka. Mend the handler and restart"
             )
             stopped.__cause__ = error
@@ -272,8 +277,8 @@ class Desk:
         wait = retry.wait_seconds(again, random.random())
         owned.due = self._clock.monotonic() + wait
         log.warning(
-            "%s offset %d: attempt %d of %d failed, next in %.1f s: %s: %s",
-            owned.at, offset, again, retry.attempts, wait, type(error).__name__, error,
+            "%s offset %d: attempt %d of %d failed, next in %.1f s: %s",
+            owned.at, offset, again, retry.attempts, wait, _raised(error),
         )  # fmt: skip
         emit(Retrying(owned.at, offset, again, wait, error))
 
@@ -371,3 +376,15 @@ class Desk:
                 lag=max(owned.known_end - commit.position.next, 0) if owned.known_end >= 0 else -1,
             )
         )
+
+
+def _raised(error: BaseException) -> str:
+    """What a handler raised, and in which line; not its text, in which an event ID may stand.
+
+    Text and traceback are those of `__cause__`, and of what the hooks are given.
+    """
+    name = type(error).__name__
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if not str(frame.f_globals.get("__name__")).startswith("effectonce."):
+            return f"{name} in {PurePath(frame.f_code.co_filename).name}, line {line}"
+    return name

@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import TypeAlias
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from typing import Final, TypeAlias
 
 from effectonce.errors import ConfigError
 from effectonce.event import Batch, Event
@@ -27,12 +28,47 @@ Check: TypeAlias = Callable[[], bool]
 """Asked after each call: whether to end the slice here."""
 
 
-def check_handler(handler: object) -> None:
-    """Refuse what cannot be called, or would only make a coroutine."""
+_LAZY: Final = (CoroutineType, GeneratorType, AsyncGeneratorType)
+"""What a function returns that has not begun to run: its event would be done, without effect."""
+
+
+def check_handler(handler: object, first: str, *, in_store: bool) -> None:
+    """Refuse what cannot be called with `first` (and `tx`), or whose call would run nothing."""
     if not callable(handler):
         raise ConfigError([f"handler={handler!r}: must be callable"])
-    if inspect.iscoroutinefunction(handler):
-        raise ConfigError(["handler: a coroutine function; this consumer calls plain functions"])
+    for function in (handler, type(handler).__call__):
+        if (
+            inspect.iscoroutinefunction(function)
+            or inspect.isgeneratorfunction(function)
+            or inspect.isasyncgenfunction(function)
+        ):
+            raise ConfigError([_RUNS_NOTHING])
+    given = (first, "tx") if in_store else (first,)
+    try:
+        inspect.signature(handler).bind(*given)
+    except ValueError:
+        pass  # a built-in one shows no signature
+    except TypeError as error:
+        raise ConfigError([f"handler: is called with ({', '.join(given)}): {error}"]) from error
+
+
+_RUNS_NOTHING: Final = (
+    "handler: a coroutine or a generator runs nothing when it is called; this consumer takes plain "
+    "functions"
+)
+
+
+def _check_ran(outcome: object) -> None:
+    if isinstance(outcome, _LAZY):
+        if not isinstance(outcome, AsyncGeneratorType):
+            outcome.close()
+        raise ConfigError([_RUNS_NOTHING])
+
+
+def _let_through(error: BaseException) -> BaseException | None:
+    """What no second attempt would mend: sys.exit, Ctrl-C, a handler that runs nothing."""
+    ordinary = isinstance(error, Exception) and not isinstance(error, ConfigError)
+    return None if ordinary else error
 
 
 def run_events(task: Task, handler: Handler, ends_slice: Check) -> BaseException | None:
@@ -42,10 +78,12 @@ def run_events(task: Task, handler: Handler, ends_slice: Check) -> BaseException
         event = Event(work, row)
         try:
             outcome = handler(event, work.begin(row)) if in_store else handler(event)
+            if outcome is not None:
+                _check_ran(outcome)
         except BaseException as error:  # noqa: BLE001 - sys.exit too is let through once settled
             work.failed(row, error)
             work.leave(row)
-            return None if isinstance(error, Exception) else error
+            return _let_through(error)
         if work.is_untouched(row):
             work.done(row, outcome)
         work.leave(row)
@@ -67,7 +105,7 @@ def run_batch(task: Task, handler: Handler, ends_slice: Check) -> BaseException 
         if failure is not None:
             if len(rows) > 1:
                 owned.singly_below = int(offsets[rows[-1]]) + 1
-            return None if isinstance(failure, Exception) else failure
+            return _let_through(failure)
         if ends_slice():
             return None
     owned.singly_below = UNSET
@@ -81,10 +119,7 @@ def _hand_over(task: Task, rows: Rows, handler: Handler) -> BaseException | None
     tx = None if effects is None else effects.begin()
     failure: BaseException | None = None
     try:
-        if effects is None:
-            handler(batch)
-        else:
-            handler(batch, tx)
+        _check_ran(handler(batch) if effects is None else handler(batch, tx))
         failure = next(iter(work.failures.values()), None)
     except BaseException as error:  # noqa: BLE001 - as above
         failure = error

@@ -1,9 +1,8 @@
-"""The confluent-kafka adapter: the `Client` port on librdkafka, and the check of its settings.
+"""The confluent-kafka adapter: the `Client` port on librdkafka.
 
-Positions move only by a commit of ours: librdkafka is always given `auto.offset.reset=error`,
-`enable.auto.commit=false` and `isolation.level=read_committed`. New partitions are assigned
-*paused at the beginning*: with the offset unset and none committed, even a paused assignment
-emits _AUTO_OFFSET_RESET, and a seek inside the callback fails (both seen on 2.16).
+New partitions are assigned *paused at the beginning*: with the offset unset and none committed,
+even a paused assignment emits _AUTO_OFFSET_RESET, and a seek inside the callback fails (both seen
+on 2.16).
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from confluent_kafka import (
 from confluent_kafka import TopicPartition as _TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from effectonce.errors import BrokerError
+from effectonce.errors import BrokerError, ConfigError
 from effectonce.identity import UNREADABLE_HEADERS
 from effectonce.model import NO_ID, UNSET, Committed, LogEnds, Offsets
 from effectonce.ports import (
@@ -37,104 +36,15 @@ from effectonce.ports import (
     Records,
     TopicPartition,
 )
+from effectonce.settings import admin_settings, consumer_settings, is_incremental
 
-__all__ = ["ConfluentClient", "config_problems", "topic_problems"]
+__all__ = ["ConfluentClient"]
 
 log = logging.getLogger("effectonce")
 
 CALL_SECONDS: Final = 10.0
 """Limit of one blocking call: below the default session (45 s) by a wide margin, so that a broker
 that hangs costs a retry and not the membership."""
-
-OURS: Final[Mapping[str, object]] = {
-    "auto.offset.reset": "error",
-    "enable.auto.commit": False,
-    "enable.auto.offset.store": False,
-    "enable.partition.eof": False,
-    "isolation.level": "read_committed",
-}
-
-_ADVICE: Final = {
-    "auto.offset.reset": 'where a new group begins is Once(start="earliest" | "latest")',
-    "enable.auto.commit": "positions are committed together with their markers",
-    "enable.auto.offset.store": "positions are committed together with their markers",
-    "enable.partition.eof": "use run(..., until=effectonce.END)",
-    "isolation.level": "aborted transactions must not take effect",
-}
-
-_BROKERS_OWN: Final = (
-    "session.timeout.ms",
-    "heartbeat.interval.ms",
-    "partition.assignment.strategy",
-)
-"""With KIP-848 these are the broker's; librdkafka refuses them one at a time."""
-
-_CONSUMER_ONLY: Final = (
-    "group.", "partition.assignment.", "session.", "heartbeat.", "max.poll.", "auto.", "enable.",
-    "isolation.", "fetch.", "queued.", "max.partition.", "check.crcs", "coordinator.",
-    "on_commit", "consume.", "offset.",
-)  # fmt: skip
-
-
-def config_problems(config: Mapping[str, object]) -> Iterator[str]:
-    """What in a user's consumer configuration would break the promise."""
-    for name in ("bootstrap.servers", "group.id"):
-        if not config.get(name):
-            yield f"{name}: missing"
-    for name, ours in OURS.items():
-        if name in config and _text(config[name]) != _text(ours):
-            yield f"{name}={config[name]!r}: must stay {_text(ours)}; {_ADVICE[name]}"
-    if _text(config.get("group.protocol", "classic")) == "consumer":
-        for name in _BROKERS_OWN:
-            if name in config:
-                yield f"{name}: with group.protocol=consumer (KIP-848) the broker decides it"
-    else:
-        yield from _classic_problems(config)
-
-
-def _classic_problems(config: Mapping[str, object]) -> Iterator[str]:
-    try:
-        session = int(str(config.get("session.timeout.ms", 45_000)))
-        heartbeat = int(str(config.get("heartbeat.interval.ms", min(3_000, session // 3))))
-    except ValueError:
-        yield "session.timeout.ms, heartbeat.interval.ms: whole milliseconds"
-        return
-    if heartbeat * 3 > session:
-        yield (
-            f"heartbeat.interval.ms={heartbeat}: at most a third of session.timeout.ms={session}, "
-            "else the membership is lost silently"
-        )
-    strategies = _strategies(config)
-    if "cooperative-sticky" in strategies and len(strategies) > 1:
-        yield "partition.assignment.strategy: cooperative-sticky cannot be mixed with eager ones"
-
-
-def _strategies(config: Mapping[str, object]) -> list[str]:
-    text = str(config.get("partition.assignment.strategy", "range,roundrobin"))
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _text(value: object) -> str:
-    return str(value).lower()
-
-
-def _is_incremental(config: Mapping[str, object]) -> bool:
-    """librdkafka wants another call where partitions move one by one."""
-    return _text(
-        config.get("group.protocol", "classic")
-    ) == "consumer" or "cooperative-sticky" in _strategies(config)
-
-
-def topic_problems(topics: object) -> Iterator[str]:
-    """What is wrong with a list of topics."""
-    if isinstance(topics, str):
-        yield f"topics={topics!r}: a list of names, [{topics!r}]"
-    elif not isinstance(topics, Sequence) or not topics:
-        yield "topics: a list of at least one name"
-    else:
-        for topic in topics:
-            if not isinstance(topic, str) or not topic or topic.startswith("^"):
-                yield f"topic {topic!r}: a name; patterns are not supported"
 
 
 class MessageRecords:
@@ -214,23 +124,17 @@ def _headers_of(messages: Sequence[Message]) -> list[Headers]:
 
 
 class ConfluentClient:
-    """The real `Client`. `config` has passed `config_problems`."""
+    """The real `Client`. `config` has passed `config_problems`; librdkafka may find more."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self._incremental = _is_incremental(config)
-        session = int(config.get("session.timeout.ms", 45_000))
-        settings: dict[str, Any] = {
-            "heartbeat.interval.ms": min(3_000, max(session // 3, 1)),
-            **config,
-            **OURS,
-            "on_commit": self._on_commit(config.get("on_commit")),
-        }
-        if _text(config.get("group.protocol", "classic")) == "consumer":
-            del settings["heartbeat.interval.ms"]
-        self._consumer = Consumer(settings)
-        self._admin = AdminClient(
-            {k: v for k, v in config.items() if not k.startswith(_CONSUMER_ONLY)}
-        )
+        self._incremental = is_incremental(config)
+        settings = consumer_settings(config)
+        settings["on_commit"] = self._on_commit(config.get("on_commit"))
+        try:
+            self._consumer = Consumer(settings)
+            self._admin = AdminClient(admin_settings(config))
+        except (KafkaException, TypeError, ValueError) as error:
+            raise ConfigError([f"librdkafka: {_said(error)}"]) from error
         self._listener: Listener | None = None
         self._topics: Sequence[str] = ()
         self._has_topic_ids: bool | None = None
@@ -377,7 +281,7 @@ class ConfluentClient:
                 topic_id = answer.result(CALL_SECONDS).topic_id
             except KafkaException as error:
                 if error.args[0].code() not in _TOPIC_GONE:
-                    raise BrokerError(f"Kafka, topic ids: {error.args[0].str()}") from error
+                    raise BrokerError(f"Kafka, topic ids: {_said(error)}") from error
             else:
                 found[topic] = _uuid_bytes(topic_id)
         return found
@@ -449,7 +353,13 @@ def _translated(call: str) -> Iterator[None]:
     try:
         yield
     except KafkaException as error:
-        raise BrokerError(f"Kafka, {call}: {error.args[0].str()}") from error
+        raise BrokerError(f"Kafka, {call}: {_said(error)}") from error
+
+
+def _said(error: Exception) -> str:
+    """What librdkafka, or its Python face, says went wrong."""
+    (said,) = error.args
+    return said.str() if isinstance(said, KafkaError) else str(said)
 
 
 def _bare(partitions: Sequence[TopicPartition]) -> list[_TopicPartition]:

@@ -72,8 +72,8 @@ class Once:
         problems: list[str] = []
         self.scope = scope
         self.effects = effects
-        self.retry = retry or Retry()
-        self.limits = limits or Limits()
+        self.retry = Retry() if retry is None else retry
+        self.limits = Limits() if limits is None else limits
         self.window = Window(window)
         self.on_unidentified = _option(OnUnidentified, "on_unidentified", on_unidentified, problems)
         self.start_at = _option(StartAt, "start", start, problems)
@@ -83,7 +83,7 @@ class Once:
             "gap": _option(Gap, "gap", gap, problems),
         }
         problems += _effects_problems(effects)
-        problems += _identity_problems(identify, secret)
+        problems += Identity(identify, secret).problems()
         problems += self._policy_problems()
         opened = _opened(store, problems)
         if opened is not None:
@@ -100,11 +100,17 @@ class Once:
         )
 
     def _policy_problems(self) -> Iterator[str]:
-        if self.scope is not None and not (self.scope and len(self.scope.encode()) <= 200):
+        if self.scope is not None and not _is_name(self.scope):
             yield "scope: a name of 1 to 200 bytes"
-        yield from self.retry.problems()
-        yield from self.limits.problems()
-        yield from self.window.problems()
+        for name, value, kind in (
+            ("retry", self.retry, Retry),
+            ("limits", self.limits, Limits),
+            ("window", self.window, Window),
+        ):
+            if isinstance(value, kind):
+                yield from value.problems()
+            else:
+                yield f"{name}={value!r}: an effectonce.{kind.__name__}"
 
     @property
     def in_store(self) -> bool:
@@ -162,14 +168,12 @@ def _effects_problems(effects: object) -> Iterator[str]:
         )
 
 
-def _identity_problems(identify: object, secret: bytes | None) -> Iterator[str]:
-    if isinstance(identify, Identify):
-        yield from Identity(identify, secret).problems()
-    else:
-        yield (
-            f"identify={identify!r}: say where the event ID comes from, "
-            'effectonce.header("event-id") for example'
-        )
+def _is_name(value: object) -> bool:
+    """Whether it can name a folder, a hash tag or a column value, in any store."""
+    try:
+        return isinstance(value, str) and 1 <= len(value.encode()) <= 200
+    except UnicodeEncodeError:  # half a surrogate pair
+        return False
 
 
 def _option(kind: type[_E], name: str, value: str, problems: list[str]) -> _E:

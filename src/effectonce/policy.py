@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
+from numbers import Real
 from typing import Final, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -60,12 +61,13 @@ class Retry:
     jitter: float = 0.2
 
     def problems(self) -> Iterator[str]:
-        if self.attempts < 1:
-            yield f"Retry(attempts={self.attempts}): at least 1, the first run counts"
-        if self.wait_initial < timedelta(0) or self.wait_max < self.wait_initial:
-            yield "Retry: needs 0 <= wait_initial <= wait_max"
-        if not 0 <= self.jitter <= 1:
-            yield f"Retry(jitter={self.jitter}): a share, from 0 to 1"
+        if not _is(int, self.attempts) or self.attempts < 1:
+            yield f"Retry(attempts={self.attempts!r}): at least 1, the first run counts"
+        waits = (timedelta(0), self.wait_initial, self.wait_max)
+        if not _is(timedelta, *waits) or sorted(waits) != list(waits):
+            yield "Retry: needs timedeltas with 0 <= wait_initial <= wait_max"
+        if not _is(Real, self.jitter) or not 0 <= self.jitter <= 1:
+            yield f"Retry(jitter={self.jitter!r}): a share, from 0 to 1"
 
     def wait_seconds(self, attempts_made: int, chance: float) -> float:
         """Seconds to wait after `attempts_made` failures; `chance` is uniform in [0, 1)."""
@@ -80,6 +82,9 @@ MIN_WINDOW: Final = timedelta(seconds=10)
 """Generations are half a window in whole milliseconds and their number must fit 32 bits until
 the year 2400; ten seconds leaves room for both and is shorter than any sensible window."""
 
+MAX_WINDOW: Final = timedelta(days=36_500)
+"""Its seconds are stored in 32 bits."""
+
 
 @dataclass(frozen=True, slots=True)
 class Window:
@@ -88,8 +93,8 @@ class Window:
     length: timedelta = timedelta(days=7)
 
     def problems(self) -> Iterator[str]:
-        if self.length < MIN_WINDOW:
-            yield f"window={self.length}: at least {MIN_WINDOW}"
+        if not _is(timedelta, self.length) or not MIN_WINDOW <= self.length <= MAX_WINDOW:
+            yield f"window={self.length!r}: a timedelta from {MIN_WINDOW} to {MAX_WINDOW}"
 
     @property
     def half_ms(self) -> int:
@@ -117,11 +122,17 @@ class Limits:
 
     def problems(self) -> Iterator[str]:
         # the packed row counts its records in 16 bits
-        if not 1 <= self.batch <= np.iinfo(np.uint16).max:
-            yield f"Limits(batch={self.batch}): from 1 to 65535"
+        if not _is(int, self.batch) or not 1 <= self.batch <= np.iinfo(np.uint16).max:
+            yield f"Limits(batch={self.batch!r}): from 1 to 65535"
         for name in ("commit_seconds", "outcome_bytes", "handler_timeout_seconds", "drain_seconds"):
-            if not getattr(self, name) > 0:
-                yield f"Limits({name}={getattr(self, name)}): must be above 0"
+            value = getattr(self, name)
+            if not _is(Real, value) or not value > 0:
+                yield f"Limits({name}={value!r}): must be a number above 0"
+
+
+def _is(kind: type, *values: object) -> bool:
+    """Whether they have the type that they are annotated with: users need not run mypy."""
+    return all(isinstance(value, kind) for value in values)
 
 
 class Ignored(Enum):

@@ -211,9 +211,12 @@ class Member:
         """What its partitions wait for, or stopped at."""
         return [row.error for row in self.consumer.health().partitions if row.error]
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
         self._thread.start()
         assert self._made.wait(PATIENCE_SECONDS)
+
+    def __enter__(self) -> Self:
+        self.start()
         return self
 
     def __exit__(

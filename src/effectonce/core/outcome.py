@@ -25,7 +25,7 @@ def encode_outcome(value: object, limit_bytes: int) -> Outcome | None:
         data: bytes = msgpack.packb(value, datetime=True)
         # {(1, 2): 3} can be written and not read
         decode_outcome(Outcome(OutcomeKind.VALUE, data))
-    except (TypeError, ValueError, OverflowError, RecursionError):
+    except Exception:  # noqa: BLE001 - packing a mapping of the user's runs code of the user's
         return _unstorable(f"not serialisable: {type(value).__name__}", 0, b"")
     if len(data) > limit_bytes:
         return _unstorable("too large", len(data), blake2b(data, digest_size=16).digest())

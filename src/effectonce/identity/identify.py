@@ -80,9 +80,16 @@ class Identity:
 
     def problems(self) -> Iterator[str]:
         """What is wrong with the configuration; the methods below may be used if nothing is."""
-        yield from self.source.problems()
-        least, most = SECRET_BYTES
+        source: object = self.source
         secret: object = self.secret
+        if isinstance(source, Identify):
+            yield from source.problems()
+        else:
+            yield (
+                f"identify={source!r}: say where the event ID comes from, "
+                'effectonce.header("event-id") for example'
+            )
+        least, most = SECRET_BYTES
         if secret is None:
             return
         if not isinstance(secret, bytes) or not least <= len(secret) <= most:

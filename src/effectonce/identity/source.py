@@ -82,7 +82,8 @@ class Replacing:
         return Replacing(self.current, (*self.former, current(old), *older))
 
     def problems(self) -> Iterator[str]:
-        return self.current.problems()
+        yield from self.current.problems()
+        yield from no_sources(self.former, "replaces()")
 
     def _not_in_a_chain(self, other: object) -> NoReturn:
         raise TypeError("replaces() goes behind the whole identity: (a | b).replaces(c)")
@@ -97,6 +98,13 @@ Identify: TypeAlias = Source | Replacing
 def current(identify: Identify) -> Source:
     """The identity in use, without those it replaces."""
     return identify.current if isinstance(identify, Replacing) else identify
+
+
+def no_sources(found: Sequence[object], where: str) -> Iterator[str]:
+    """What a user gave for sources that are none: the name of a header, mostly."""
+    for each in found:
+        if not isinstance(each, Source):
+            yield f'{where}: {each!r} is no source of IDs; header("event-id") is one'
 
 
 # -- one after another ---------------------------------------------------------------------------

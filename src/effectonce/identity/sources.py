@@ -37,7 +37,7 @@ from effectonce.identity.record import (
     checked_text,
     encoded,
 )
-from effectonce.identity.source import Source, Spec, Stands
+from effectonce.identity.source import Source, Spec, Stands, no_sources
 
 # -- one ID --------------------------------------------------------------------------------------
 
@@ -77,8 +77,8 @@ class Header(Source):
         return ["header", self.name]
 
     def problems(self) -> Iterator[str]:
-        if not self.name:
-            yield f"{self}: the name is empty"
+        if not _is_name(self.name):
+            yield f"{self}: the name is empty, or no text"
 
     def __str__(self) -> str:
         return f'header("{self.name}")'
@@ -212,9 +212,12 @@ class Custom(Source):
         return ["custom", self.version]
 
     def problems(self) -> Iterator[str]:
-        if not self.version:
+        fn: object = self.fn
+        if not callable(fn):
+            yield f"{self}: {fn!r} cannot be called; it takes a record and returns str, bytes, None"
+        if not _is_name(self.version):
             yield (
-                f"{self} needs a version=; change it whenever the function would give"
+                f"{self} needs a version= of text; change it whenever the function would give"
                 " a record another ID"
             )
 
@@ -255,6 +258,9 @@ class Joined(Source):
     def problems(self) -> Iterator[str]:
         if len(self.sources) < 2:
             yield f"{self}: joins two sources or more"
+        if strangers := list(no_sources(self.sources, str(self))):
+            yield from strangers
+            return
         for source in self.sources:
             yield from source.problems()
         if any(isinstance(leaf, Delivery) for leaf in self.leaves()):
@@ -346,7 +352,7 @@ class PayloadHash(Source):
 
     def problems(self) -> Iterator[str]:
         for path in self.without:
-            if not all(path.split(".")):
+            if not _is_name(path) or not all(path.split(".")):
                 yield f"{self}: without={path!r} is not names separated by dots"
         for name in self.headers:
             yield from Header(name).problems()
@@ -411,6 +417,11 @@ def payload_hash(
     ("sent_at", "meta.trace"); then its canonical form counts, whatever the order of its names.
     """
     return PayloadHash(_names(without), _names(headers), with_key)
+
+
+def _is_name(value: object) -> bool:
+    """Whether it is text, and not empty; what a user gives may be anything."""
+    return isinstance(value, str) and bool(value)
 
 
 def _names(names: Iterable[str]) -> tuple[str, ...]:

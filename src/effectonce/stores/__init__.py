@@ -35,7 +35,10 @@ def open_store(store: str | Store) -> Store:
         if not isinstance(getattr(store, "traits", None), Traits):
             raise ConfigError([f"store: a URL or a Store, not {type(store).__name__}"])
         return store
-    url = urlsplit(store)
+    try:
+        url = urlsplit(store)
+    except ValueError:  # brackets for an IPv6 address that are none
+        raise ConfigError(["store: not a URL"]) from None
     opener = _SCHEMES.get(url.scheme)
     if opener is None:
         known = ", ".join(f"{scheme}:" for scheme in _SCHEMES)

@@ -1,0 +1,378 @@
+"""A handler that fails, in whatever way, loses nothing and repeats nothing."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+
+import effectonce as eo
+from effectonce.core.outcome import decode_outcome
+from effectonce.hooks import BatchCommitted, Retrying
+from effectonce.identity.keys import keys_of
+from effectonce.model import Marker, OutcomeKind
+from effectonce.stores.rocksdb import RocksDBStore
+from tests.bad_input.kit import Flow, count, id_header, once_each, stops
+
+
+def charge_badly(event: eo.Event, tx: eo.KeyValueTx) -> None:
+    """Takes effect, and then raises with the event's ID in its text."""
+    count(event, tx)
+    raise KeyError(f"no account for {event.id}")
+
+
+# -- it raises -------------------------------------------------------------------------------------
+
+
+def test_a_handler_that_raises_holds_its_partition_and_no_other(flow: Flow) -> None:
+    before, bad, behind = flow.send(2), flow.send(1), flow.send(2)
+    beside = flow.send(3, partition=1)
+
+    def handler(event: eo.Event, tx: eo.KeyValueTx) -> None:
+        (charge_badly if event.id in bad else count)(event, tx)
+
+    with stops(
+        eo.HandlerFailed,
+        f"{flow.topic}[0] offset 2: the handler failed 2 times, at last with KeyError",
+        "Everything before it is committed, nothing behind it was run; the record stays in Kafka",
+        "Mend the handler and restart",
+    ):
+        flow.job(handler)
+    assert flow.effects() == once_each(before + beside)
+    flow.job()
+    assert flow.effects() == once_each(before + bad + behind + beside)
+
+
+def test_what_a_handler_raised_is_told_by_type_and_place_and_kept_as_the_cause(flow: Flow) -> None:
+    (event_id,) = flow.send()
+    with pytest.raises(eo.HandlerFailed) as stopped:
+        flow.job(charge_badly)
+    assert "KeyError in test_handlers.py, line " in str(stopped.value)
+    assert not flow.shown(str(stopped.value))
+    assert isinstance(stopped.value.__cause__, KeyError)
+    assert event_id in str(stopped.value.__cause__)  # for the user, not for a log
+    (retrying,) = flow.watch.of(Retrying)
+    assert isinstance(retrying.error, KeyError)
+    assert not flow.effects()
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text either")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize(
+    "error",
+    [Unspeakable(), StopIteration(), TimeoutError(), ExceptionGroup("two", [OSError()])],
+)
+def test_an_exception_of_any_kind_is_one_failure(flow: Flow, error: Exception) -> None:
+    ids = flow.send(2)
+
+    def handler(event: eo.Event, tx: eo.KeyValueTx) -> None:
+        count(event, tx)
+        if event.id == ids[0]:
+            raise error
+
+    name = type(error).__name__
+    with stops(eo.HandlerFailed, f"failed 2 times, at last with {name} in test_handlers.py"):
+        flow.job(handler)
+    assert not flow.effects()
+    flow.job()
+    assert flow.effects() == once_each(ids)
+
+
+def test_a_failure_said_of_an_event_is_told_without_its_text(flow: Flow) -> None:
+    ids = flow.send(2)
+
+    def handler(event: eo.Event, tx: eo.KeyValueTx) -> None:
+        event.failed(ValueError(event.id))
+
+    with stops(eo.HandlerFailed, "offset 0: the handler failed 2 times, at last with ValueError."):
+        flow.job(handler)
+    flow.job()
+    assert flow.effects() == once_each(ids)
+
+
+def test_a_batch_handler_that_raises_at_one_event_takes_effect_for_the_others(flow: Flow) -> None:
+    before, bad, behind = flow.send(2), flow.send(1), flow.send(2)
+
+    def handler(batch: eo.Batch, tx: eo.KeyValueTx) -> None:
+        for event in batch:
+            (charge_badly if event.id in bad else count)(event, tx)
+
+    with stops(eo.HandlerFailed, f"{flow.topic}[0] offset 2"), flow.consumer() as consumer:
+        consumer.run_batches(handler, until=eo.END)
+    assert flow.effects() == once_each(before)
+    flow.job()
+    assert flow.effects() == once_each(before + bad + behind)
+
+
+# -- it ends the process, or tries to --------------------------------------------------------------
+
+
+EXITS: dict[str, Callable[[], object]] = {
+    "sys.exit": lambda: sys.exit(3),
+    "Ctrl-C": lambda: os.kill(os.getpid(), signal.SIGINT),
+}
+
+
+@pytest.mark.parametrize("how", EXITS)
+def test_an_exit_in_a_handler_is_let_through_and_leaves_nothing_half_done(
+    flow: Flow, how: str
+) -> None:
+    ids, beside = flow.send(3), flow.send(2, partition=1)
+
+    def handler(event: eo.Event, tx: eo.KeyValueTx) -> None:
+        count(event, tx)
+        if event.id == ids[1]:
+            EXITS[how]()
+
+    with pytest.raises((SystemExit, KeyboardInterrupt)):
+        flow.job(handler)
+    done = flow.effects()
+    assert done[ids[0]] == 1
+    assert not done.keys() & set(ids[1:])
+    flow.job()
+    assert flow.effects() == once_each(ids + beside)
+
+
+def test_an_exit_in_a_batch_handler_rolls_its_batch_back(flow: Flow) -> None:
+    ids = flow.send(3)
+
+    def handler(batch: eo.Batch, tx: eo.KeyValueTx) -> None:
+        for event in batch:
+            count(event, tx)
+        sys.exit(3)
+
+    with pytest.raises(SystemExit), flow.consumer() as consumer:
+        consumer.run_batches(handler, until=eo.END)
+    assert not flow.effects()
+    flow.job()
+    assert flow.effects() == once_each(ids)
+
+
+# -- it hangs --------------------------------------------------------------------------------------
+
+
+def test_a_handler_that_hangs_is_cut_off_and_its_events_move_on(
+    flow: Flow, caplog: pytest.LogCaptureFixture
+) -> None:
+    ids = flow.send(3)
+    thaw, late = threading.Event(), list[str]()
+
+    def hangs(event: eo.Event, tx: eo.KeyValueTx) -> None:
+        if event.id != ids[1]:
+            count(event, tx)
+            return
+        flow.watch.note("hangs")
+        assert thaw.wait(30)
+        try:
+            count(event, tx)
+        except eo.TransactionClosed as dead:
+            late.append(str(dead))
+            raise
+
+    limits = eo.Limits(handler_timeout_seconds=1.5, drain_seconds=0.1)
+    frozen = flow.member(hangs, limits=limits)
+    frozen.start()
+    flow.watch.until(lambda: "hangs" in flow.watch.of(str))
+    with flow.member():  # the heir, in another process as well as here
+        flow.watch.until(lambda: sum(each.fresh for each in flow.watch.of(BatchCommitted)) == 3)
+    assert flow.effects() == once_each(ids)
+    thaw.set()
+    frozen.join()
+    cut = frozen.error
+    assert isinstance(cut, eo.HandlerTimeout)
+    assert f"{flow.topic}[0]: a handler ran longer than 1.5 s" in str(cut)
+    assert "its transaction is dead" in str(cut)
+    assert late == ["the handler was cut off: this transaction takes no more calls"]
+    assert "thaw.wait(30)" in caplog.text  # where it hangs
+    assert flow.effects() == once_each(ids)
+
+
+# -- it returns what cannot be kept ----------------------------------------------------------------
+
+
+def marker_of(flow: Flow, event_id: str) -> Marker:
+    store = RocksDBStore(flow.state)
+    try:
+        store.open(flow.at(), bytes(16))
+        found = store.find(flow.at(), keys_of([event_id.encode()], None).tobytes())
+    finally:
+        store.close()
+    assert found is not None
+    return found
+
+
+class Treacherous(dict[str, int]):
+    """A mapping that msgpack takes for one, until it asks for the items."""
+
+    def items(self) -> Any:
+        raise KeyError("not today")
+
+
+def endless() -> list[object]:
+    inside: list[object] = []
+    inside.append(inside)
+    return inside
+
+
+UNSTORABLE: dict[str, tuple[object, str]] = {
+    "an object": (object(), "not serialisable: object"),
+    "a set": ({1, 2}, "not serialisable: set"),
+    "65 bits": (2**64, "not serialisable: int"),
+    "half a surrogate": ("\ud800", "not serialisable: str"),
+    "a trap": (Treacherous(a=1), "not serialisable: Treacherous"),
+    "endless": (endless(), "not serialisable: list"),
+    "huge": (b"x" * 65_536, "too large"),
+}
+
+
+@pytest.mark.parametrize("case", UNSTORABLE)
+def test_an_outcome_that_cannot_be_kept_fails_no_record(flow: Flow, case: str) -> None:
+    outcome, fact = UNSTORABLE[case]
+    ids = flow.send(2)
+
+    def handler(event: eo.Event, tx: eo.KeyValueTx) -> object:
+        count(event, tx)
+        return outcome
+
+    flow.job(handler)
+    flow.produce(b"payload of " + ids[0].encode(), headers=id_header(ids[0]))
+    flow.job(handler)
+    assert flow.effects() == once_each(ids)
+    kept = marker_of(flow, ids[0]).outcome
+    assert kept is not None
+    assert kept.kind is OutcomeKind.UNSTORABLE
+    reason, size, _ = cast(list[Any], decode_outcome(kept))
+    assert reason == fact
+    assert (size > 0) == (fact == "too large")
+
+
+# -- it runs nothing -------------------------------------------------------------------------------
+
+
+def test_a_coroutine_that_a_plain_function_made_is_not_taken_for_an_effect(flow: Flow) -> None:
+    ids = flow.send(2)
+
+    async def charge(event: eo.Event, tx: eo.KeyValueTx) -> None:
+        count(event, tx)
+
+    def begin(event: eo.Event, tx: eo.KeyValueTx) -> object:
+        return charge(event, tx)
+
+    for run in (eo.OnceConsumer.run, eo.OnceConsumer.run_batches):
+        with flow.consumer() as consumer, pytest.raises(eo.ConfigError, match="runs nothing"):
+            run(consumer, begin, until=eo.END)
+    assert not flow.effects()
+    flow.job()
+    assert flow.effects() == once_each(ids)
+
+
+# -- tx --------------------------------------------------------------------------------------------
+
+
+def test_a_tx_outside_of_its_event_writes_nothing_whatever_thread_has_it(flow: Flow) -> None:
+    ids = flow.send(3)
+    kept: list[tuple[eo.Event, eo.KeyValueTx]] = []
+    refused: list[str] = []
+
+    def use(event: eo.Event, tx: eo.KeyValueTx) -> None:
+        for call in (
+            lambda: tx.put(b"late", b"1"),
+            lambda: tx.get(b"late"),
+            lambda: tx.delete(b"late"),
+            lambda: list(tx.scan()),
+        ):
+            try:
+                call()
+            except eo.TransactionClosed as closed:
+                refused.append(str(closed))
+
+    def handler(event: eo.Event, tx: eo.KeyValueTx) -> None:
+        for late in kept:
+            thread = threading.Thread(target=use, args=late)
+            thread.start()
+            thread.join()
+        use(*kept[0]) if kept else None
+        kept.append((event, tx))
+        count(event, tx)
+
+    flow.job(handler)
+    use(*kept[0])
+    assert refused == ["this transaction ended with its event; use it only inside the handler"] * 24
+    assert flow.effects() == once_each(ids)
+
+
+def test_a_thread_of_the_handlers_writes_with_its_event_or_not_at_all(flow: Flow) -> None:
+    ids = flow.send(2)
+    failing = [True]
+
+    def handler(event: eo.Event, tx: eo.KeyValueTx) -> None:
+        thread = threading.Thread(target=count, args=(event, tx))
+        thread.start()
+        thread.join()
+        if failing[0]:
+            raise OSError
+
+    with pytest.raises(eo.HandlerFailed):
+        flow.job(handler)
+    assert not flow.effects()
+    failing[0] = False
+    flow.job(handler)
+    assert flow.effects() == once_each(ids)
+
+
+MISUSES: dict[str, Callable[[Any], object]] = {
+    "a key of text": lambda tx: tx.put("text", b"v"),
+    "a value of text": lambda tx: tx.put(b"k", "text"),
+    "no value": lambda tx: tx.put(b"k", None),
+    "a key that changes": lambda tx: tx.put(bytearray(b"k"), b"v"),
+    "get a number": lambda tx: tx.get(5),
+    "delete nothing": lambda tx: tx.delete(None),
+    "scan text": lambda tx: tx.scan("text"),
+    "a long key": lambda tx: tx.put(b"k" * 8193, b"v"),
+    "a large value": lambda tx: tx.put(b"k", bytes(16 * 1024 * 1024 + 1)),
+}
+
+
+@pytest.mark.parametrize("misuse", MISUSES)
+def test_a_tx_refuses_what_it_could_not_store(flow: Flow, misuse: str) -> None:
+    ids = flow.send(2)
+    refused: list[Exception] = []
+
+    def handler(event: eo.Event, tx: eo.KeyValueTx) -> None:
+        try:
+            MISUSES[misuse](tx)
+        except (TypeError, ValueError) as error:
+            refused.append(error)
+        count(event, tx)  # the event goes on as it likes
+
+    flow.job(handler)
+    assert len(refused) == 2
+    assert flow.effects() == once_each(ids)
+
+
+def test_a_loop_that_leaves_an_event_by_an_exception_runs_it_again(flow: Flow) -> None:
+    ids = flow.send(3)
+
+    def loop(consumer: eo.OnceConsumer) -> None:
+        for batch in consumer:
+            for event in batch:
+                with event as tx:
+                    count(event, cast(eo.KeyValueTx, tx))
+                    if event.id == ids[1]:
+                        raise OSError("broken")
+
+    with flow.consumer() as consumer, pytest.raises(OSError, match="broken"):
+        loop(consumer)
+    assert flow.effects() == once_each(ids[:1])
+    flow.job()
+    assert flow.effects() == once_each(ids)
