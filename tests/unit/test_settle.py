@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from effectonce.core.plan import Decision, Unidentified
@@ -228,6 +228,14 @@ RECORDS = st.lists(st.sampled_from(["a", "b", "c", "d", "e", "a'", "b'", "?"]), 
     gaps=st.lists(st.integers(1, 3), min_size=10, max_size=10),
     position_next=st.integers(0, 9),
     unidentified=st.sampled_from(Unidentified),
+)
+@example(  # done behind a gap, and nothing but what lies below the position is resolved
+    records=["a", "a", "b"],
+    markers=set(),
+    ended=list("dfdddddddd"),
+    gaps=[1, 2, *[1] * 8],
+    position_next=3,
+    unidentified=Unidentified.BLOCKS,
 )
 def test_every_commit_is_the_table_read_row_by_row(
     records: list[str],

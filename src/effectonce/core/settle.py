@@ -116,7 +116,7 @@ def settle(
     marked_until = int(columns.offsets[rows[-1]]) + 1 if len(rows) else UNSET
     new = replace(
         new,
-        next=end,
+        next=end if moved else position.next,
         leader_epoch=moment.leader_epoch if moved else new.leader_epoch,
         commit_id=commit_id(position.epoch, serial),
         wall_ms=moment.wall_ms,
