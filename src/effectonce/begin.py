@@ -82,8 +82,8 @@ class Beginner:
         except StoreLocked as locked:
             now = self._clock.monotonic()
             if owned.error is None and now - owned.assigned_at > LOCK_QUIET_SECONDS:
-                log.warning("%s: waiting for its store: %s", owned.at, locked)
                 owned.error = locked
+                log.warning("%s: waiting for its store: %s", owned.at, locked)
             owned.due = now + LOCK_WAIT_SECONDS
         except StoreError as error:
             self._desk.store_failed(owned, error)
@@ -139,6 +139,7 @@ class Beginner:
         if position.in_flight and not self._once.in_store:
             owned.maybe_repeated_below = situation.log.end
         owned.stage, owned.error = Stage.RUNNING, None
+        self._desk.store_works(owned)
         if decided.loud:
             log.warning("%s", decided.loud)
         waited = self._clock.monotonic() - owned.assigned_at

@@ -99,7 +99,6 @@ class Desk:
             owned.held.appendleft(records)
             self.store_failed(owned, known)
             return None
-        self._store_works(owned)
         decided = plan(columns, known, owned.row.next, self._pending(), self._once.unidentified)
         if len(decided.runs) and not self._count_start(
             owned, int(columns.offsets[decided.runs[0]])
@@ -162,7 +161,7 @@ class Desk:
         (result,) = self._store.commit([commit])
         if isinstance(result, Applied | Already):
             owned.position = commit.position
-            self._store_works(owned)
+            self.store_works(owned)
             return True
         if isinstance(result, Stale):
             self._stale(owned)
@@ -226,7 +225,7 @@ class Desk:
         if isinstance(result, Applied | Already):
             resolved = resolved_rows(task.plan, task.work.endings)
             owned.position = commit.position
-            self._store_works(owned)
+            self.store_works(owned)
             if get_hooks():
                 self._report(task, commit, result, resolved, self._clock.monotonic() - began)
             self._behind(task, resolved)
@@ -321,7 +320,8 @@ class Desk:
         owned.failures += 1
         owned.due = now + wait
 
-    def _store_works(self, owned: Owned) -> None:
+    def store_works(self, owned: Owned) -> None:
+        """A commit was answered, or the partition begins; a look-up alone may be from memory."""
         if owned.failures:
             lasted = self._clock.monotonic() - owned.outage_since
             owned.failures, owned.error = 0, None

@@ -17,9 +17,14 @@ from tests.bad_input.kit import Flow, Watch
 
 @pytest.fixture
 def watch() -> Iterator[Watch]:
+    """Hook events, and log lines as text: a test can wait for either."""
     watch = Watch()
     hooks.set_hooks([watch.note])
+    lines = logging.Handler(logging.WARNING)
+    lines.emit = lambda record: watch.note(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("effectonce").addHandler(lines)
     yield watch
+    logging.getLogger("effectonce").removeHandler(lines)
     hooks.set_hooks([])
 
 

@@ -35,8 +35,8 @@ MAX_NAME_BYTES: Final = 255
 _STORE_FILE: Final = re.compile(r"effectonce store 1\n([0-9a-f]{32})\n")
 
 _ADVICE: Final = (
-    ("No space left", "the disk is full: make room, and work goes on by itself"),
-    ("quota exceeded", "the disk quota is used up: raise it, and work goes on by itself"),
+    ("No space left", "the disk is full: make room, and a running consumer goes on"),
+    ("quota exceeded", "the disk quota is used up: raise it, and a running consumer goes on"),
     ("File too large", "a file reached its size limit: raise it (ulimit -f)"),
     ("Read-only file system", "the file system is read-only: mount it writable"),
     ("Permission denied", "permission denied: give this user the folder, with all in it"),
@@ -146,8 +146,9 @@ def store_id(root: Path) -> bytes:
     match = _STORE_FILE.fullmatch(file.read_text(errors="replace"))
     if match is None:
         raise StoreCorrupt(
-            f"{file} does not hold a store's id. Put it back from a backup; without one, remove "
-            'it and start with moved="accept"'
+            f"{file} does not hold a store's id. Put it back from a backup; without one, move the "
+            'folder away and start with moved="accept": the group goes on where Kafka\'s offsets '
+            "stand, without markers and rows"
         )
     return bytes.fromhex(match[1])
 
