@@ -17,6 +17,7 @@ import logging
 from collections.abc import Mapping
 from typing import Final
 
+from effectonce.core.stall import Pace, pace
 from effectonce.core.start import Begin, Refuse, Situation, first_mark, start, witness_of
 from effectonce.desk import Desk
 from effectonce.errors import BrokerError, StartRefused, StoreError, StoreLocked, UnknownTopic
@@ -136,6 +137,8 @@ class Beginner:
         self._client.seek(owned.key, position.next)
         owned.told = position.next
         owned.log_end = owned.known_end = situation.log.end
+        if pace(position) is Pace.ONE_BY_ONE:
+            owned.alone_below = position.next + self._once.limits.batch
         if position.in_flight and not self._once.in_store:
             owned.maybe_repeated_below = situation.log.end
         owned.stage, owned.error = Stage.RUNNING, None

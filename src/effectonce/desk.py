@@ -23,7 +23,7 @@ from typing import Final
 from effectonce.core.outcome import encode_outcome
 from effectonce.core.plan import Columns, Decision, Pending, plan
 from effectonce.core.settle import Ended, Moment, resolved_rows, settle
-from effectonce.core.stall import Pace, attempt, first_start, pace, rest
+from effectonce.core.stall import attempt, first_start, rest
 from effectonce.errors import (
     HandlerFailed,
     IdReused,
@@ -83,7 +83,7 @@ class Desk:
 
     def decide(self, owned: Owned, records: Records) -> Task | None:
         """What is to run of these records; None where they had to be held or dropped."""
-        if pace(owned.row) is Pace.ONE_BY_ONE and len(records) > 1:
+        if len(records) > 1 and records.offsets()[0] < owned.alone_below:
             owned.held.appendleft(records.part(1))
             records = records.part(0, 1)
         identified = self._once.identity.identify(records)
@@ -132,13 +132,12 @@ class Desk:
 
     def _count_start(self, owned: Owned, offset: int) -> bool:
         """Count what may kill the process durably before it runs; false where that failed."""
-        if pace(owned.row) is Pace.ONE_BY_ONE:
+        if offset < owned.alone_below:
             commit = attempt(owned.at, owned.row, offset, owned.next_serial())
             log.error(
-                "%s: %d owners in a row began and none advanced; running offset %d alone, attempt "
-                "%d (does this record kill the process?)",
+                "%s: its former owners began and did not advance; running offset %d alone, "
+                "attempt %d (does this record kill the process?)",
                 owned.at,
-                owned.row.stalled_opens,
                 offset,
                 commit.position.attempts,
             )

@@ -83,6 +83,8 @@ class Owned:
     outage_since: float = 0.0
     attempt_offset: int = UNSET
     attempts: int = 0
+    alone_below: int = UNSET
+    """Former owners died: below this offset records run one at a time, each attempt counted."""
     singly_below: int = UNSET
     """A batch handler failed: below this offset events are handed over one by one."""
     told: int = UNSET

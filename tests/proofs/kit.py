@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 
@@ -20,7 +21,7 @@ from tests.bad_input.kit import PATIENCE_SECONDS, Flow, Watch
 RESET_TOOL = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
 
 CLASSIC = {"group.protocol": "classic", "session.timeout.ms": 1500}
-PROTOCOLS = {
+PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
     "range": {**CLASSIC, "partition.assignment.strategy": "range"},
     "cooperative-sticky": {**CLASSIC, "partition.assignment.strategy": "cooperative-sticky"},
     "kip-848": {"group.protocol": "consumer"},

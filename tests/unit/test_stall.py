@@ -87,3 +87,9 @@ def test_a_note_moves_and_marks_nothing_and_is_fenced_like_any_commit(note: Comm
     assert note.position.commit_id == commit_id(4, 6)
     assert (note.markers, note.writes) == (None, ())
     assert note.position.log_time_ms == UNSET
+
+
+def test_a_counted_attempt_at_the_head_keeps_it_alone_or_each_needs_three_deaths_more() -> None:
+    suspected = replace(ROW, attempt_offset=ROW.next, attempts=1, stalled_opens=0)
+    assert pace(suspected) is Pace.ONE_BY_ONE
+    assert pace(replace(suspected, next=ROW.next + 1)) is Pace.USUAL

@@ -3,7 +3,9 @@
 | since the last advance                | the next owner                                        |
 | ------------------------------------- | ----------------------------------------------------- |
 | 0, 1 or 2 owners began, none advanced | runs as usual; its own first start is counted durably |
-| 3 or more                             | one record at a time, each attempt counted before it  |
+| 3 or more                             | one record at a time, each attempt counted before it, |
+|                                       | for as many records as can have been in flight        |
+| an attempt at its head is counted     | the same: that record is the suspect                  |
 | any advance                           | back to 0                                             |
 
 An owner that held an idle partition did not stall: the count is of first *starts*, written just
@@ -32,7 +34,10 @@ class Pace(Enum):
 
 def pace(position: Position) -> Pace:
     """The row above that fits."""
-    return Pace.ONE_BY_ONE if position.stalled_opens >= STALLS else Pace.USUAL
+    suspected = position.attempts and position.attempt_offset == position.next
+    if suspected or position.stalled_opens >= STALLS:
+        return Pace.ONE_BY_ONE
+    return Pace.USUAL
 
 
 def first_start(at: Partition, position: Position, serial: int) -> Commit:
