@@ -283,11 +283,15 @@ class OnceConsumer:
 
             def ends_slice() -> bool:
                 self._keeper.progressed()
-                return task.owned.leaving or self._stopping or self._clock.monotonic() >= slice_end
+                ends = task.owned.leaving or self._stopping or self._assignment.cut is not None
+                return ends or self._clock.monotonic() >= slice_end
 
             size = len(task.records)
-            with around_batch(BatchStarted(task.owned.at, size, runs, size - runs)):
-                escaping = run(task, handler, ends_slice)
+            try:
+                with around_batch(BatchStarted(task.owned.at, size, runs, size - runs)):
+                    escaping = run(task, handler, ends_slice)
+            except BaseException as error:  # noqa: BLE001 - a dead `tx`, Ctrl-C between two events
+                escaping = error
             task.handler_seconds = self._clock.monotonic() - began
         self._leave(task)
         if escaping is not None:
