@@ -76,8 +76,12 @@ class Assignment:
         self.cut: HandlerTimeout | None = None
         self.fatal: Exception | None = None
         """Raised in a callback of the client's, for the loop to raise."""
-        self.assigned_once = False
-        self._told = self._reminded = self._topics_checked = self._polled = 0.0
+        self.assigned = False
+        """The group has said what is ours. Between a revoke of everything and the assignment after
+        it, which comes even if it is empty (seen in all protocols), there is nothing to judge."""
+        self._passed_on: dict[TopicPartition, int] = {}
+        """Partitions that went before their end, and that end where it is known."""
+        self._told = self._reminded = self._topics_checked = self._polled = self._asked = 0.0
         self._drained = self._flowed = False
 
     def partitions(self) -> list[Owned]:
@@ -86,8 +90,8 @@ class Assignment:
 
     # -- records -------------------------------------------------------------------------------
 
-    def fetch(self, limit: int, timeout_seconds: float) -> bool:
-        """Poll, and hold what came with its partition; false where nothing came."""
+    def fetch(self, limit: int, timeout_seconds: float) -> None:
+        """Poll, and hold what came with its partition."""
         self._pause_waiting()
         now = self._clock.monotonic()
         due = [o.due - now for o in self._owned.values() if _waits(o)]
@@ -97,7 +101,6 @@ class Assignment:
             self._accept(records)
         self._drained = not got
         self._flowed = self._flowed or bool(got)
-        return bool(got)
 
     def since_poll(self, now: float) -> float:
         return now - self._polled
@@ -141,6 +144,26 @@ class Assignment:
             return True
         # control records at the end are never delivered, but the client passes them
         return self._client.position(owned.key) >= owned.log_end
+
+    def others_are_at_end(self) -> bool:
+        """Whether the partitions that moved on have been brought to their ends by others.
+
+        Kafka is asked, once a second: a partition on its way may be nobody's, and whoever waits for
+        it gets it back if the others leave.
+        """
+        now = self._clock.monotonic()
+        if not self._passed_on or now - self._asked < TELL_SECONDS:
+            return not self._passed_on
+        self._asked = now
+        try:
+            committed = self._client.committed(list(self._passed_on))
+            for key, end in list(self._passed_on.items()):
+                offset = found.offset if (found := committed[key]) else UNSET
+                if offset >= (self._client.log_ends(key).end if end == UNSET else end):
+                    del self._passed_on[key]
+        except BrokerError as error:
+            log.info("cannot see how far the others are: %s", error)
+        return not self._passed_on
 
     # -- what is due ---------------------------------------------------------------------------
 
@@ -248,9 +271,10 @@ class Assignment:
 
     def on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
         now = self._clock.monotonic()
-        self.assigned_once = True
+        self.assigned = True
         for topic, number in partitions:
             at = Partition(self._scope, self._group, topic, number)
+            self._passed_on.pop((topic, number), None)
             self._owned[topic, number] = Owned(at, assigned_at=now)
             emit(PartitionAssigned(at))
 
@@ -298,8 +322,11 @@ class Assignment:
         busy = self.busy.owned if self.busy is not None else None
         for owned in going:
             del self._owned[owned.key]
+            if owned.position is None or owned.row.next < owned.log_end:
+                self._passed_on[owned.key] = owned.log_end
             if owned is not busy:
                 self.release(owned, reason)
+        self.assigned = bool(self._owned)
         if mode is not None:
             self._tell([o for o in going if o.position is not None], mode)
 

@@ -90,7 +90,7 @@ class OnceConsumer:
         )
         self._limit = once.limits.batch
         self._loaned: Task | None = None
-        self._started = self._closed = self._stopping = self._drained = False
+        self._started = self._closed = self._stopping = False
 
     # -- the public face -----------------------------------------------------------------------
 
@@ -239,7 +239,7 @@ class OnceConsumer:
         ours.see_to_what_is_due()
         ready = ours.ready()
         if ready is None:
-            self._drained = not ours.fetch(self._limit, FETCH_SECONDS)
+            ours.fetch(self._limit, FETCH_SECONDS)
             ready = ours.ready()
         elif ours.since_poll(self._clock.monotonic()) > POLL_SECONDS:
             ours.tend()
@@ -252,9 +252,13 @@ class OnceConsumer:
         owned = self._assignment.partitions()
         if owned and all(o.stage is Stage.STOPPED for o in owned):
             return True
-        if until is not Until.END or not self._assignment.assigned_once or not self._drained:
+        if until is not Until.END or not self._assignment.assigned:
             return False
-        return all(o.stage is Stage.STOPPED or self._assignment.at_end(o) for o in owned)
+        ours = self._assignment
+        return (
+            all(o.stage is Stage.STOPPED or ours.at_end(o) for o in owned)
+            and ours.others_are_at_end()
+        )
 
     def _raise_stopped(self, until: Until) -> None:
         owned = self._assignment.partitions()

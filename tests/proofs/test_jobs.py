@@ -1,0 +1,86 @@
+"""`run(handler, until=END)`: a job ends when all is done, neither before nor never."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from confluent_kafka import Producer
+
+import effectonce as eo
+from tests.bad_input.kit import PATIENCE_SECONDS, count, id_header, once_each
+from tests.proofs.kit import PROTOCOLS, RealFlow
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_members_of_a_job_do_not_all_leave_while_a_partition_is_on_its_way_between_them(
+    flows: Callable[[int], RealFlow], protocol: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Polls are short, so that the loop looks around in the middle of each rebalance."""
+    monkeypatch.setattr("effectonce.consumer.FETCH_SECONDS", 0.001)
+    flow = flows(2)
+    ids = flow.send(15, 0) + flow.send(15, 1)
+
+    def slow(event: eo.Event, tx: eo.KeyValueTx) -> None:
+        count(event, tx)
+        flow.watch.note(event.id)
+        threading.Event().wait(0.04)
+
+    def job() -> None:
+        flow.job(slow, config=PROTOCOLS[protocol], limits=eo.Limits(batch=1))
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(job)
+        flow.watch.until(lambda: len(flow.watch.of(str)) >= 4)
+        second = pool.submit(job)
+        first.result(PATIENCE_SECONDS)
+        second.result(PATIENCE_SECONDS)
+    assert flow.effects() == once_each(ids)
+
+
+def test_a_job_on_an_empty_topic_ends(flow: RealFlow) -> None:
+    flow.job()
+    assert flow.rows() == ["5"]
+
+
+def test_a_job_ends_at_the_end_that_it_found_though_more_keeps_coming(flow: RealFlow) -> None:
+    flow.send(3)
+
+    def feeds(event: eo.Event, tx: eo.KeyValueTx) -> None:
+        count(event, tx)
+        flow.send(1)
+
+    flow.job(feeds, limits=eo.Limits(batch=1))
+    assert 3 <= len(flow.effects()) <= 4
+
+
+def test_a_job_ends_behind_control_records_and_aborted_events_take_no_effect(
+    flow: RealFlow,
+) -> None:
+    """The last thing in the log is no record that a consumer is ever given."""
+    transact(flow, ["aborted-1", "aborted-2"], commit=False)
+    flow.job()
+    assert flow.effects() == {}
+    transact(flow, ["committed-1", "committed-2"], commit=True)
+    transact(flow, ["aborted-3"], commit=False)
+    flow.job()
+    assert flow.effects() == once_each(["committed-1", "committed-2"])
+    transact(flow, ["committed-3"], commit=True)
+    flow.job()
+    assert flow.effects() == once_each(["committed-1", "committed-2", "committed-3"])
+
+
+def transact(flow: RealFlow, ids: list[str], *, commit: bool) -> None:
+    settings = {"bootstrap.servers": flow.bootstrap, "transactional.id": flow.topic, "log_level": 0}
+    producer = Producer(settings)
+    producer.init_transactions(PATIENCE_SECONDS)
+    producer.begin_transaction()
+    for each in ids:
+        producer.produce(flow.topic, each.encode(), headers=list(id_header(each)))
+    producer.flush(PATIENCE_SECONDS)
+    if commit:
+        producer.commit_transaction(PATIENCE_SECONDS)
+    else:
+        producer.abort_transaction(PATIENCE_SECONDS)
