@@ -9,7 +9,7 @@ CODE  := $(wildcard src tests benchmarks examples)
 flag = $(if $(2),--$(1) '$(2)')
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint format demo crash bench clean
+.PHONY: help setup test lint format demo crash bench simulate soak clean
 
 help: ## Show this list
 	@echo 'make <target> [NAME=value ...]'
@@ -40,6 +40,12 @@ crash: $(STAMP) ## The proof on Apache Kafka  [MODE= STORE= DRIVER= ASSIGNOR= SE
 
 bench: $(STAMP) ## Speed beside a bare consumer and a hand-written loop  [QUICK=1 ONLY= SEED=]
 	$(PY) -m benchmarks.bench $(if $(QUICK),--quick) $(call flag,only,$(ONLY)) $(call flag,seed,$(SEED))
+
+simulate: $(STAMP) ## A simulated cluster, every fault, seed by seed  [SEEDS= SEED=]
+	$(VENV)/bin/effectonce simulate $(call flag,seeds,$(SEEDS)) $(call flag,seed,$(SEED))
+
+soak: $(STAMP) ## Simulate until stopped  [SEED=]
+	$(VENV)/bin/effectonce simulate --seeds 0 $(call flag,seed,$(SEED))
 
 clean: ## Remove caches, builds and out/ (keeps .venv)
 	rm -rf build dist out .mypy_cache .ruff_cache .pytest_cache .hypothesis

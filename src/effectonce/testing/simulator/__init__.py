@@ -1,0 +1,12 @@
+"""A whole cluster in one process, from one seed: the real consumer over simulated ports.
+
+    world       one seed's topics, members, operators and faults
+    schedule    virtual time: one greenlet runs at a time, until it waits
+    broker      logs with gaps, and the group's coordinator
+    process     a member: the real `OnceConsumer`, its client, clock and keeper
+    disk        the store: what is durable, and the four endings of a call
+    judge       the invariants
+    mutants     deliberate breakages, each of which must be caught
+
+Needs the package `greenlet` (`effectonce[simulator]`).
+"""

@@ -1,0 +1,220 @@
+"""The store: what is durable (`Disk`), and a process's way to it (`SimStore`).
+
+    embedded   one LOCK a partition, held by a process until it releases it or dies; an event ID is
+               caught in its own partition
+    shared     no LOCK, an event ID is caught in all partitions
+
+Each call ends in one of four ways: ok, failed, unknown but applied, unknown and not applied. What
+a commit meets is decided by stores/commits.py, as in the real stores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from effectonce.errors import StoreError, StoreLocked, StoreUnavailable
+from effectonce.model import (
+    UNSET,
+    Applied,
+    Commit,
+    CommitResult,
+    Conflict,
+    Keys,
+    Known,
+    Marker,
+    OnExisting,
+    Opened,
+    Partition,
+    Position,
+    Query,
+    Unknown,
+)
+from effectonce.ports import Durability, Reach, Traits
+from effectonce.stores.commits import generation_of, judge
+from effectonce.stores.overlay import KeyValueTransaction, Row
+
+Mark = tuple[int, int]
+"""Fingerprint and generation."""
+Place = tuple[Partition | None, int, bytes]
+"""Where a marker stands: its partition (None where all share them), run and key."""
+
+
+class Disk:
+    """Everything durable, and who holds which LOCK."""
+
+    def __init__(self, reach: Reach) -> None:
+        self.reach = reach
+        self.id = bytes(range(16))
+        self.positions: dict[Partition, Position] = {}
+        self.markers: dict[Place, Mark] = {}
+        self.rows: dict[Partition, dict[bytes, bytes]] = {}
+        self.locks: dict[Partition, str] = {}
+
+    def copy(self) -> Disk:
+        """A backup."""
+        other = Disk(self.reach)
+        other.positions, other.markers = dict(self.positions), dict(self.markers)
+        other.rows = {at: dict(rows) for at, rows in self.rows.items()}
+        return other
+
+    def put_back(self, backup: Disk) -> None:
+        """The contents of an older copy; nobody may have it open, unless it is shared."""
+        old = backup.copy()
+        self.positions, self.markers, self.rows = old.positions, old.markers, old.rows
+
+    def open(self, at: Partition, topic_id: bytes) -> Opened:
+        row = self.positions.get(at)
+        if row is None:
+            row = Position(store_id=self.id, topic_id=topic_id, epoch=0)
+        self.positions[at] = replace(row, epoch=row.epoch + 1)
+        return Opened(None if row.next == UNSET else row, row.epoch + 1)
+
+    def place(self, at: Partition, run: int, key: bytes) -> Place:
+        return (at if self.reach is Reach.EMBEDDED else None, run, key)
+
+    def known(self, at: Partition, keys: Keys, run: int) -> Known:
+        found = [self.markers.get(self.place(at, run, key)) for key in split(keys)]
+        return Known(
+            seen=np.array([mark is not None for mark in found], np.bool_),
+            fingerprints=np.array([mark[0] if mark else 0 for mark in found], np.uint32),
+        )
+
+    def commit(self, commit: Commit) -> CommitResult:
+        at, new, markers = commit.at, commit.position, commit.markers
+        answer = judge(commit, self.positions.get(at))
+        if answer is not None:
+            return answer
+        existing = 0
+        if markers is not None and len(markers):
+            generation = generation_of(new)
+            places = [self.place(at, new.run, key) for key in split(markers.keys)]
+            there = [row for row, place in enumerate(places) if place in self.markers]
+            existing = len(there)
+            if existing and commit.on_existing is OnExisting.REFUSE:
+                return Conflict(tuple(there))
+            for place, fingerprint in zip(places, markers.fingerprints.tolist(), strict=True):
+                self.markers.setdefault(place, (fingerprint, generation))
+        risen = new.floor > self.positions[at].floor
+        self.positions[at] = new
+        rows = self.rows.setdefault(at, {})
+        for key, value in commit.writes:
+            if value is None:
+                rows.pop(key, None)
+            else:
+                rows[key] = value
+        if risen:
+            self._expire(at)
+        return Applied(existing)
+
+    def _expire(self, at: Partition) -> None:
+        """Drop what everyone who shares the markers has passed."""
+        if self.reach is Reach.EMBEDDED:
+            floor = self.positions[at].floor
+        else:
+            floor = min(row.floor for row in self.positions.values())
+        mine = (at, None)
+        self.markers = {
+            place: mark
+            for place, mark in self.markers.items()
+            if mark[1] >= floor or place[0] not in mine
+        }
+
+
+class SimStore:
+    """One process's `ports.Store`."""
+
+    def __init__(self, process: Any, disk: Disk) -> None:
+        self._process = process
+        self._disk = disk
+        self.traits = Traits("simulated", disk.reach, Durability.HOST, in_store_effects=True)
+
+    def prepare(self) -> bytes:
+        return self._disk.id
+
+    def open(self, at: Partition, topic_id: bytes) -> Opened:
+        fate = self._process.enter("store.open")
+        holder = self._disk.locks.get(at)
+        embedded = self._disk.reach is Reach.EMBEDDED
+        if embedded and holder not in (None, self._process.name):
+            raise StoreLocked(f"held by {holder}")
+        if fate.before:
+            raise StoreUnavailable("simulated")
+        if embedded:
+            self._disk.locks[at] = self._process.name
+        opened = self._disk.open(at, topic_id)
+        self._process.world.judge.opened(at, self._process.name, opened.epoch)
+        self._process.leave("store.open", f"epoch {opened.epoch}, {at}")
+        if fate.after:
+            raise StoreUnavailable("simulated, but done")
+        return opened
+
+    def has_positions(self, scope: str, group: str, topic: str) -> bool:
+        return any(
+            (at.scope, at.group, at.topic) == (scope, group, topic) and row.next != UNSET
+            for at, row in self._disk.positions.items()
+        )
+
+    def lookup(self, queries: Sequence[Query]) -> list[Known | StoreError]:
+        fate = self._process.enter("store.lookup")
+        if fate.before or fate.after:
+            return [StoreUnavailable("simulated") for _ in queries]
+        return [self._disk.known(query.at, query.keys, query.run) for query in queries]
+
+    def commit(self, commits: Sequence[Commit]) -> list[CommitResult]:
+        results: list[CommitResult] = []
+        for commit in commits:
+            fate = self._process.enter("store.commit")
+            if fate.before:
+                results.append(Unknown(StoreUnavailable("simulated, not applied")))
+                continue
+            holder = self._disk.locks.get(commit.at)
+            if self._disk.reach is Reach.EMBEDDED and holder != self._process.name:
+                results.append(Unknown(StoreUnavailable("its database is closed")))
+                continue
+            before = self._disk.positions.get(commit.at)
+            result = self._disk.commit(commit)
+            self._process.world.judge.committed(self._process.name, commit, before, result)
+            self._process.leave(
+                "store.commit",
+                f"{type(result).__name__} {commit.at} to {commit.position.next}",
+            )
+            lost = Unknown(StoreUnavailable("simulated, applied"))
+            results.append(lost if fate.after else result)
+        return results
+
+    def find(self, at: Partition, key: bytes) -> Marker | None:
+        raise NotImplementedError("for people; no driver asks it")
+
+    def transaction(self, at: Partition) -> KeyValueTransaction:
+        return KeyValueTransaction(_Rows(self._disk, at))
+
+    def release(self, at: Partition) -> None:
+        self._process.enter("store.release")
+        if self._disk.locks.get(at) == self._process.name:
+            del self._disk.locks[at]
+
+    def close(self) -> None:
+        """The process ends; `Process` frees what it held."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    disk: Disk
+    at: Partition
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.disk.rows.get(self.at, {}).get(key)
+
+    def scan(self, prefix: bytes) -> Iterator[Row]:
+        rows = self.disk.rows.get(self.at, {})
+        return iter(sorted(row for row in rows.items() if row[0].startswith(prefix)))
+
+
+def split(keys: Keys) -> list[bytes]:
+    """The keys, 16 bytes each."""
+    raw = keys.tobytes()
+    return [raw[i : i + 16] for i in range(0, len(raw), 16)]

@@ -1,0 +1,431 @@
+"""A member: the real `OnceConsumer` on a greenlet, its client, clock and keeper simulated.
+
+Every port call is a step at which the process may be killed or frozen, before or after what the
+call does; a frozen one goes on where it stood, and does not know that time has passed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from greenlet import getcurrent, greenlet
+
+from effectonce.consumer import OnceConsumer
+from effectonce.errors import BrokerError, EffectOnceError
+from effectonce.event import Event
+from effectonce.model import UNSET, Committed, LogEnds
+from effectonce.ports import (
+    Charge,
+    CommitMode,
+    KafkaOffset,
+    KeyValueTx,
+    Listener,
+    Records,
+    TopicPartition,
+)
+from effectonce.testing.simulator.broker import REBALANCE_SECONDS, LogRecords, Member, Rule
+from effectonce.testing.simulator.disk import SimStore
+from effectonce.testing.simulator.schedule import Dead
+
+LEARNS_SECONDS: Final = 0.6
+"""A resumed zombie runs buffered records for up to this long (KIP-848: 0.4 s seen)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fate:
+    """How one call ends: it fails before it does anything, or its answer is lost."""
+
+    before: bool = False
+    after: bool = False
+
+
+class HandlerRaised(Exception):
+    """What a simulated handler raises."""
+
+
+class Process:
+    """One process: dead or alive, perhaps frozen."""
+
+    def __init__(self, world: Any, name: str) -> None:
+        self.world = world
+        self.name = name
+        self.dead = self.ended = False
+        self.frozen_until = 0.0
+        self.skew_ms = 0
+        self.running: tuple[str, int] | None = None
+        self.client = SimClient(self)
+        self.keeper = SimKeeper(self)
+        self.consumer: OnceConsumer | None = None
+
+    def main(self) -> None:
+        world = self.world
+        try:
+            once = world.once(SimStore(self, world.disk))
+            with OnceConsumer(
+                {"bootstrap.servers": "simulated", "group.id": world.group_name},
+                [world.topic],
+                once,
+                client=self.client,
+                clock=self,
+                keeper=self.keeper,
+            ) as self.consumer:
+                self.consumer.run(self.handle_in_store if once.in_store else self.handle_outside)
+        except Dead:
+            pass
+        except EffectOnceError as error:
+            if not self.dead:
+                world.judge.stopped(self.name, error)
+        finally:
+            self.exit()
+
+    def exit(self) -> None:
+        """The operating system frees what it held; the group only hears of it later."""
+        if self.ended:
+            return
+        self.ended = self.dead = True
+        locks = self.world.disk.locks
+        for at in [at for at, holder in locks.items() if holder == self.name]:
+            del locks[at]
+        self.world.gone(self)
+
+    def kill(self) -> None:
+        self.dead = True
+        self.world.judge.killed(self.name)
+        self.exit()
+
+    # -- steps ---------------------------------------------------------------------------------
+
+    def enter(self, step: str, seconds: float | None = None) -> Fate:
+        """Before a call: time passes, faults happen."""
+        self._check()
+        world = self.world
+        world.schedule.wait(world.latency() if seconds is None else seconds)
+        self._thaw()
+        world.faults.around(self, step)
+        self._thaw()
+        fate: Fate = world.faults.fate(self, step)
+        return fate
+
+    def leave(self, step: str, said: str = "") -> None:
+        """After what it does, before its answer."""
+        if self.world.timeline is not None:
+            self.world.tell(self.name, f"{step}: {said}" if said else step)
+        self.world.faults.around(self, f"after {step}")
+        self._thaw()
+
+    def sleep(self, seconds: float) -> None:
+        self._check()
+        self.world.schedule.wait(seconds)
+        self._thaw()
+
+    def _thaw(self) -> None:
+        while not self.dead and self.frozen_until > self.world.schedule.now:
+            self.world.schedule.wait(self.frozen_until - self.world.schedule.now)
+        self._check()
+
+    def _check(self) -> None:
+        if self.dead:
+            raise Dead
+
+    # -- Clock ---------------------------------------------------------------------------------
+
+    def wall_ms(self) -> int:
+        return int(self.world.wall_ms()) + self.skew_ms
+
+    def monotonic(self) -> float:
+        return 100.0 + float(self.world.schedule.now)
+
+    # -- handlers ------------------------------------------------------------------------------
+
+    def handle_in_store(self, event: Event, tx: KeyValueTx) -> object:
+        event_id = event.value or b""
+        self._before(event)
+        key = b"effect " + event_id
+        tx.put(key, b"%d" % (int(tx.get(key) or b"0") + 1))
+        return self._after(event)
+
+    def handle_outside(self, event: Event) -> object:
+        self._before(event)
+        self.world.judge.effect((event.value or b"").decode(), self.name, event)
+        return self._after(event)
+
+    def _before(self, event: Event) -> None:
+        self.world.judge.deliveries += 1
+        self.running = (event.topic, event.partition)
+        seconds = self.world.faults.handler_seconds(self)
+        self.keeper.expect(seconds)
+        self.enter("handler", seconds)
+        self.world.faults.handler_raises(self, "handler raises")
+        if self.world.timeline is not None:
+            self.world.tell(self.name, f"handler: {event.partition}@{event.offset}")
+
+    def _after(self, event: Event) -> object:
+        del event
+        self.world.faults.around(self, "after handler")
+        self._thaw()
+        self.world.faults.handler_raises(self, "handler raises after its effect")
+        self.running = None
+        return None
+
+
+class SimKeeper:
+    """`ports.Keeper` without a thread: a greenlet that tends while a handler is slow."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._charge: Charge | None = None
+        self._after = self._deadline = 0.0
+        self._in_handler = False
+        self._progress = 0
+        self._since = 0.0
+        self._tending = False
+        self._greenlet: object = None
+
+    def start(self, charge: Charge, *, after_seconds: float, deadline_seconds: float) -> None:
+        self._charge, self._after, self._deadline = charge, after_seconds, deadline_seconds
+
+    def entered(self) -> None:
+        self._in_handler = True
+        self.progressed()
+
+    def progressed(self) -> None:
+        self._progress += 1
+        self._since = self._process.world.schedule.now
+
+    def expect(self, seconds: float) -> None:
+        """A handler call is about to last that long: past `after_seconds` the keeper wakes."""
+        if seconds > self._after and not self._tending:
+            schedule = self._process.world.schedule
+            hub = greenlet(lambda seen=self._progress: self._tend(seen), schedule.hub)
+            schedule.at(self._after, hub)
+
+    def left(self) -> None:
+        self._in_handler = False
+        while self._tending:
+            self._process.sleep(0.01)
+
+    def await_left(self, seconds: float) -> None:
+        if getcurrent() is not self._greenlet:
+            return
+        until = self._process.world.schedule.now + seconds
+        while self._in_handler and self._process.world.schedule.now < until:
+            self._process.sleep(0.02)
+
+    def stop(self) -> None:
+        self._in_handler = False
+
+    def _is_still(self, seen: int) -> bool:
+        return self._in_handler and self._progress == seen
+
+    def _tend(self, seen: int) -> None:
+        if not self._in_handler or self._progress != seen or self._charge is None:
+            return
+        self._tending, self._greenlet = True, getcurrent()
+        self._process.world.faults.fired("slow handler", "handler")
+        try:
+            while self._is_still(seen):
+                if self._process.world.schedule.now - self._since >= self._deadline:
+                    self._process.world.judge.killed(self._process.name)
+                    self._charge.cut_off()
+                    return
+                try:
+                    self._charge.tend()
+                except BrokerError:
+                    self._process.sleep(0.1)
+        except Dead:
+            pass
+        finally:
+            self._tending, self._greenlet = False, None
+
+
+class SimClient:
+    """`ports.Client` over the simulated brokers."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._world = process.world
+        self._positions: dict[TopicPartition, int] = {}
+        self._paused: set[TopicPartition] = set()
+        self._gone: set[TopicPartition] = set()
+        self._learns: float | None = None
+        self._closed = False
+        self.member: Member | None = None
+        self._listener: Listener | None = None
+
+    def subscribe(self, topics: Sequence[str], listener: Listener) -> None:
+        del topics
+        self._listener = listener
+        self._join()
+
+    def _join(self) -> None:
+        self._learns = None
+        self.member = self._world.group.join(self._process.name)
+        self._world.watch_rebalance()
+
+    def fetch(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
+        self._process.enter("fetch")
+        if self._closed:
+            raise RuntimeError("the client is closed")
+        self._serve()
+        got = self._read(limit)
+        if not got and timeout_seconds > 0:
+            # a poll may be late; idle ones are, so that a seed costs fewer of them
+            self._process.sleep(timeout_seconds * self._world.chance.uniform(1.0, 4.0))
+            self._serve()
+            got = self._read(limit)
+        return got
+
+    def _read(self, limit: int) -> list[Records]:
+        found: list[Records] = []
+        for key, position in self._positions.items():
+            if key in self._paused or key in self._gone or limit <= 0:
+                continue
+            log = self._world.logs[key]
+            if not log.start <= position <= log.end:
+                assert self._listener is not None
+                self._listener.on_position_gone(key, "out of range")
+                self._gone.add(key)  # as librdkafka: nothing more until a seek
+                continue
+            entries = log.read(position, min(limit, self._world.chance.randint(1, 12)))
+            if entries:
+                self._positions[key] = entries[-1].offset + 1
+                limit -= len(entries)
+                found.append(LogRecords(*key, entries))
+            else:
+                self._positions[key] = log.end
+        return found
+
+    def _serve(self) -> None:
+        member, listener = self.member, self._listener
+        assert member is not None
+        assert listener is not None
+        if member.expelled:
+            self._expelled(listener)
+            return
+        if member.to_revoke:
+            going = sorted(member.to_revoke & set(self._positions))
+            self._process.enter("revoke")
+            listener.on_revoked(going)
+            for key in going:
+                self._drop(key)
+            if not member.expelled:
+                self._world.group.revoked(member)
+        if member.undelivered and not member.expelled:
+            new = sorted(member.undelivered)
+            member.undelivered.clear()
+            for key in new:
+                self._positions[key] = 0
+                self._paused.add(key)
+            self._process.leave("assign", str(new))
+            listener.on_assigned(new)
+
+    def _expelled(self, listener: Listener) -> None:
+        """It learns late, and perhaps by a plain revoke, as classic groups say it."""
+        now = self._world.schedule.now
+        if self._learns is None:
+            self._learns = now + self._world.chance.uniform(0, LEARNS_SECONDS)
+            self._world.faults.fired("zombie", "fetch")
+        if now < self._learns:
+            return
+        all_of_it = sorted(self._positions)
+        plain = self._world.group.rule is not Rule.CONSUMER and self._world.chance.random() < 0.5
+        self._world.faults.fired("late revoke" if plain else "lost", "fetch")
+        (listener.on_revoked if plain else listener.on_lost)(all_of_it)
+        for key in all_of_it:
+            self._drop(key)
+        self._join()
+
+    def _drop(self, key: TopicPartition) -> None:
+        self._positions.pop(key, None)
+        self._paused.discard(key)
+        self._gone.discard(key)
+
+    def pause(self, partitions: Sequence[TopicPartition]) -> None:
+        self._paused.update(partitions)
+
+    def resume(self, partitions: Sequence[TopicPartition]) -> None:
+        self._paused.difference_update(partitions)
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        self._ask("seek")
+        if partition not in self._positions:
+            raise BrokerError("seek: not assigned")
+        self._positions[partition] = offset
+        self._gone.discard(partition)
+
+    def position(self, partition: TopicPartition) -> int:
+        return self._positions.get(partition, UNSET)
+
+    def commit(self, offsets: Sequence[KafkaOffset], mode: CommitMode) -> None:
+        if not offsets:
+            return
+        member = self.member
+        assert member is not None
+        fate = self._process.enter("kafka.commit")
+        if fate.before:
+            raise BrokerError("simulated: no commit")
+        if mode is CommitMode.SYNC and member.expelled:
+            raise BrokerError("Kafka, commit: unknown member")
+        land = self._landing(offsets, member)
+        if mode is CommitMode.ASYNC:
+            self._world.schedule.at(self._world.latency(), land)
+        else:
+            land()
+        self._process.leave("kafka.commit", ", ".join(f"{o.partition}:{o.offset}" for o in offsets))
+        if fate.after:
+            raise BrokerError("simulated: committed, not answered")
+
+    def _landing(self, offsets: Sequence[KafkaOffset], member: Member) -> Callable[[], None]:
+        group, sync_generation = self._world.group, member.generation
+
+        def land() -> None:
+            for o in offsets:
+                if not member.expelled and member.generation == sync_generation:
+                    key = (o.topic, o.partition)
+                    group.commit(member, key, Committed(o.offset, o.metadata))
+
+        return land
+
+    def committed(
+        self, partitions: Sequence[TopicPartition]
+    ) -> Mapping[TopicPartition, Committed | None]:
+        self._ask("kafka.committed")
+        return {key: self._world.group.offsets.get(key) for key in partitions}
+
+    def log_ends(self, partition: TopicPartition) -> LogEnds:
+        self._ask("kafka.log_ends")
+        log = self._world.logs[partition]
+        return LogEnds(log.start, log.end)
+
+    def known_end(self, partition: TopicPartition) -> int:
+        return int(self._world.logs[partition].end)
+
+    def partitions_of(self, topic: str) -> Sequence[int]:
+        return [number for name, number in self._world.logs if name == topic]
+
+    def topic_ids(self, topics: Sequence[str]) -> Mapping[str, bytes]:
+        self._ask("kafka.topic_ids", may_fail=self.member is not None)
+        return dict.fromkeys(topics, self._world.topic_id)
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        member, listener = self.member, self._listener
+        if member is None or listener is None:
+            return
+        self._process.enter("leave")
+        listener.on_revoked(sorted(self._positions))
+        self._positions.clear()
+        self._world.group.expel(member)
+        self._world.watch_rebalance()
+
+    def _ask(self, step: str, *, may_fail: bool = True) -> None:
+        fate = self._process.enter(step)
+        if may_fail and (fate.before or fate.after):
+            raise BrokerError(f"simulated: {step}")
+
+
+__all__ = ["REBALANCE_SECONDS", "Fate", "HandlerRaised", "Process"]
