@@ -16,7 +16,7 @@ import logging
 from collections.abc import Sequence
 from typing import Final
 
-from effectonce.begin import Beginner
+from effectonce.begin import Beginner, topic_gone
 from effectonce.core.start import witness_of
 from effectonce.desk import Desk
 from effectonce.errors import BrokerError, HandlerTimeout, UnknownTopic
@@ -58,6 +58,7 @@ class Assignment:
         clock: Clock,
         keeper: Keeper,
         group: str,
+        topics: Sequence[str],
         *,
         drain_seconds: float,
     ) -> None:
@@ -66,6 +67,7 @@ class Assignment:
         self._clock = clock
         self._keeper = keeper
         self._group = group
+        self._topics = topics
         self._scope = once.scope or group
         self._drain_seconds = drain_seconds
         self._owned: dict[TopicPartition, Owned] = {}
@@ -76,6 +78,8 @@ class Assignment:
         self.cut: HandlerTimeout | None = None
         self.fatal: Exception | None = None
         """Raised in a callback of the client's, for the loop to raise."""
+        self.gone: dict[str, UnknownTopic] = {}
+        """Our topics that vanished."""
         self.assigned = False
         """The group has said what is ours. Between a revoke of everything and the assignment after
         it, which comes even if it is empty (seen in all protocols), there is nothing to judge."""
@@ -87,6 +91,18 @@ class Assignment:
     def partitions(self) -> list[Owned]:
         """A snapshot; safe from any thread."""
         return list(self._owned.values())
+
+    def has_ended(self) -> bool:
+        """Whether nothing can come any more: all partitions stopped, or all topics are gone."""
+        if len(self.gone) == len(self._topics):
+            return True
+        return bool(self._owned) and all(o.stage is Stage.STOPPED for o in self._owned.values())
+
+    def stopped(self) -> list[Exception]:
+        """Why partitions have stopped; if none has, which topics are gone."""
+        owned = self.partitions()
+        errors = [o.error for o in owned if o.stage is Stage.STOPPED and o.error is not None]
+        return errors or list(self.gone.values())
 
     # -- records -------------------------------------------------------------------------------
 
@@ -172,7 +188,7 @@ class Assignment:
         now = self._clock.monotonic()
         self._begin_due(now)
         self._tell_kafka(now)
-        self._check_topics(now)
+        self._check_topics_now_and_then(now)
         self._remind(now)
 
     def _begin_due(self, now: float) -> None:
@@ -209,23 +225,33 @@ class Assignment:
         for owned in behind:
             owned.told = owned.row.next
 
-    def _check_topics(self, now: float) -> None:
+    def _check_topics_now_and_then(self, now: float) -> None:
         since = now - self._topics_checked
         # a partition has drained: its log may be another one by now
         quiet = self._drained and self._flowed and since >= DRAINED_CHECK_SECONDS
-        if not self._owned or (since < TOPIC_CHECK_SECONDS and not quiet):
-            return
-        self._topics_checked, self._flowed = now, False
+        if since >= TOPIC_CHECK_SECONDS or quiet:
+            self._topics_checked, self._flowed = now, False
+            self.check_topics()
+
+    def check_topics(self) -> None:
+        """Notice topics that are gone, or are others by now."""
         try:
-            ids = self._client.topic_ids(sorted({o.at.topic for o in self._owned.values()}))
+            ids = self._client.topic_ids(self._topics)
         except BrokerError as error:
             log.info("topic ids are not known: %s", error)
             return
+        for topic in self._topics:
+            if topic in ids:
+                self.gone.pop(topic, None)
+            else:
+                self.on_topic_gone(topic, "it was deleted")
         for owned in self.partitions():
             topic_id = ids.get(owned.at.topic)
-            if topic_id is None:
-                self.on_topic_gone(owned.at.topic, "it was deleted")
-            elif owned.stage is Stage.RUNNING and topic_id != owned.row.topic_id != NO_ID:
+            if (
+                owned.stage is Stage.RUNNING
+                and topic_id is not None
+                and topic_id != owned.row.topic_id != NO_ID
+            ):
                 log.warning("%s: the topic was created anew; beginning again", owned.at)
                 owned.reopen()
 
@@ -236,6 +262,8 @@ class Assignment:
         for owned in self._owned.values():
             if owned.stage is Stage.STOPPED:
                 log.error("still stopped: %s", owned.error)
+        for gone in self.gone.values():
+            log.error("still gone: %s", gone)
 
     # -- Charge: while a handler has the thread --------------------------------------------------
 
@@ -291,12 +319,13 @@ class Assignment:
             owned.reopen()
 
     def on_topic_gone(self, topic: str, reason: str) -> None:
+        if topic not in self.gone:
+            self.gone[topic] = topic_gone(topic, reason)
+            log.error("%s", self.gone[topic])
+        self._passed_on = {key: end for key, end in self._passed_on.items() if key[0] != topic}
         for owned in self.partitions():
             if owned.at.topic == topic and owned.stage is not Stage.STOPPED:
-                gone = UnknownTopic(
-                    f"{owned.at}: the topic is gone: {reason}. What took effect is in the store"
-                )
-                self.desk.stop(owned, gone)
+                self.desk.stop(owned, topic_gone(owned.at, reason))
 
     def _guarded(
         self, partitions: Sequence[TopicPartition], reason: str, mode: CommitMode | None
@@ -315,6 +344,7 @@ class Assignment:
         self, partitions: Sequence[TopicPartition], reason: str, mode: CommitMode | None
     ) -> None:
         going = [self._owned[p] for p in partitions if p in self._owned]
+        self._topics_checked = -TOPIC_CHECK_SECONDS  # a deleted topic is revoked like any other
         for owned in going:
             owned.leaving = True
         if self.busy is not None and self.busy.owned in going and self.cut is None:

@@ -38,6 +38,14 @@ LOCK_QUIET_SECONDS: Final = 2.0
 """A hand-over between processes is normal and silent; a longer wait is worth a line."""
 
 
+def topic_gone(subject: object, reason: str) -> UnknownTopic:
+    """The error for a topic, or a partition of it, that vanished under a running consumer."""
+    return UnknownTopic(
+        f"{subject}: the topic is gone: {reason}. What took effect is in the store; a topic made "
+        "anew under this name begins at its first record. Make it and restart, or unlist it"
+    )
+
+
 class Beginner:
     """Begins partitions; holds nothing of its own."""
 
@@ -52,7 +60,7 @@ class Beginner:
         """Take the steps above; afterwards `owned` is RUNNING, STOPPED, or has a new `due`."""
         topic_id = topic_ids.get(owned.at.topic)
         if topic_id is None:
-            self._desk.stop(owned, UnknownTopic(f"{owned.at}: the topic is gone"))
+            self._desk.stop(owned, topic_gone(owned.at, "it is not there any more"))
             return
         opened = self._open(owned, topic_id)
         if opened is None:

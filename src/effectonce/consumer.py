@@ -19,7 +19,7 @@ from types import FrameType, TracebackType
 from typing import Any, Final, Self
 
 from effectonce.assignment import Assignment
-from effectonce.errors import ConfigError, UnknownTopic
+from effectonce.errors import BrokerError, ConfigError, UnknownTopic
 from effectonce.event import Batch
 from effectonce.handlers import Check, Handler, check_handler, run_batch, run_events
 from effectonce.hooks import BatchStarted, around_batch
@@ -74,7 +74,8 @@ class OnceConsumer:
         if problems:
             raise ConfigError(problems)
         self._once = once
-        self._topics = list(topics)
+        self._topics = list(dict.fromkeys(topics))
+        self._brokers = config["bootstrap.servers"]
         self._clock = clock or SystemClock()
         self._keeper = keeper or ThreadKeeper()
         self._client = client or ConfluentClient(config)
@@ -86,6 +87,7 @@ class OnceConsumer:
             self._clock,
             self._keeper,
             str(config["group.id"]),
+            self._topics,
             drain_seconds=min(once.limits.drain_seconds, poll_seconds / 4),
         )
         self._limit = once.limits.batch
@@ -166,7 +168,8 @@ class OnceConsumer:
         """A snapshot; safe from any thread."""
         owned = sorted(self._assignment.partitions(), key=lambda owned: owned.at)
         rows = tuple(health_of(o) for o in owned)
-        well = self._assignment.cut is None and all(row.error is None for row in rows)
+        ours = self._assignment
+        well = ours.cut is None and not ours.gone and all(row.error is None for row in rows)
         return Health(ok=well, partitions=rows)
 
     def close(self) -> None:
@@ -210,7 +213,13 @@ class OnceConsumer:
             raise RuntimeError("this consumer is closed; make a new one")
         if self._started:
             return
-        known = self._client.topic_ids(self._topics)
+        try:
+            known = self._client.topic_ids(self._topics)
+        except BrokerError as error:
+            raise BrokerError(
+                f"no broker answered at bootstrap.servers={self._brokers}: {error}. Nothing was "
+                "consumed, nothing is lost; start it, or mend the address"
+            ) from error
         missing = [topic for topic in self._topics if topic not in known]
         if missing:
             raise UnknownTopic(
@@ -249,23 +258,23 @@ class OnceConsumer:
     def _done(self, until: Until) -> bool:
         if self._stopping:
             return True
-        owned = self._assignment.partitions()
-        if owned and all(o.stage is Stage.STOPPED for o in owned):
-            return True
-        if until is not Until.END or not self._assignment.assigned:
-            return False
         ours = self._assignment
+        if ours.has_ended():
+            return True
+        if until is not Until.END or not ours.assigned:
+            return False
         return (
-            all(o.stage is Stage.STOPPED or ours.at_end(o) for o in owned)
+            all(o.stage is Stage.STOPPED or ours.at_end(o) for o in ours.partitions())
             and ours.others_are_at_end()
         )
 
     def _raise_stopped(self, until: Until) -> None:
-        owned = self._assignment.partitions()
-        errors = [o.error for o in owned if o.stage is Stage.STOPPED and o.error is not None]
-        if not errors or (self._stopping and until is not Until.END):
+        ours = self._assignment
+        if until is Until.END:
+            ours.check_topics()  # partitions of a deleted topic may just have been revoked
+        elif self._stopping or not ours.has_ended():
             return
-        if len(errors) == len(owned) or until is Until.END:
+        if errors := ours.stopped():
             for other in errors[1:]:
                 errors[0].add_note(f"and {other}")
             raise errors[0]

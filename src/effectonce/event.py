@@ -238,7 +238,10 @@ class Event:
         """The value as JSON. Raises ValueError where it is none."""
         if self.value is None:
             raise ValueError(f"{self}: a null value is no JSON")
-        return json.loads(self.value)
+        try:
+            return json.loads(self.value)
+        except RecursionError:  # brackets without end are cheap to send
+            raise ValueError(f"{self}: a value of too many levels") from None
 
     def key_for(self, name: str) -> str:
         """An idempotency key for another system: the same for every run of this event.

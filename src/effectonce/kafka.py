@@ -279,6 +279,8 @@ class ConfluentClient:
         for topic, answer in answers.items():
             try:
                 topic_id = answer.result(CALL_SECONDS).topic_id
+            except TimeoutError as error:  # sooner than librdkafka's own
+                raise BrokerError(f"Kafka, topic ids: no answer in {CALL_SECONDS} s") from error
             except KafkaException as error:
                 if error.args[0].code() not in _TOPIC_GONE:
                     raise BrokerError(f"Kafka, topic ids: {_said(error)}") from error

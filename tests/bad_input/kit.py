@@ -38,6 +38,10 @@ from effectonce.stores.rocksdb_options import Shared
 Handler = Callable[..., object]
 Headers = Sequence[tuple[str, bytes | None]]
 
+KIP_848: Mapping[str, object] = {"group.protocol": "consumer"}
+"""The usual protocol: the mock broker misses a classic member that left only after 44 s."""
+CLASSIC: Mapping[str, object] = {"session.timeout.ms": 1500}
+
 PATIENCE_SECONDS = 30.0
 """How long a test waits for what must happen; it is only ever used up by a failure."""
 
@@ -129,15 +133,15 @@ class Flow:
         *,
         config: Mapping[str, object] | None = None,
         store: str | Store | None = None,
+        topics: Sequence[str] = (),
         **policy: Any,
     ) -> Iterator[eo.OnceConsumer]:
         """A consumer with the usual policy, and what `policy` says otherwise."""
         settings = {
             "bootstrap.servers": self.bootstrap,
             "group.id": self.group,
-            "group.protocol": "consumer",  # the mock misses a classic member only after 44 s
             "log_level": 0,
-            **(config or {}),
+            **(KIP_848 if config is None else config),
         }
         opened = store or RocksDBStore(self.state)
         usual = {
@@ -147,7 +151,7 @@ class Flow:
         }
         once = eo.Once(opened, **{**usual, **policy})
         try:
-            with eo.OnceConsumer(settings, [self.topic], once) as consumer:
+            with eo.OnceConsumer(settings, [self.topic, *topics], once) as consumer:
                 yield consumer
         finally:
             once.store.close()
