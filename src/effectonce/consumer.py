@@ -145,7 +145,7 @@ class OnceConsumer:
         return self
 
     def __next__(self) -> Batch:
-        self._settle_loan()
+        self._take_over()
         while not self._done(Until.STOPPED):
             task = self._turn()
             if task is None:
@@ -211,6 +211,7 @@ class OnceConsumer:
     def _start(self) -> None:
         if self._closed:
             raise RuntimeError("this consumer is closed; make a new one")
+        self._take_over()
         if self._started:
             return
         try:
@@ -326,6 +327,12 @@ class OnceConsumer:
             raise self._assignment.cut
         if task.owned.leaving:
             self._assignment.release(task.owned, "late")
+
+    def _take_over(self) -> None:
+        """The last batch of the user's own loop ends here; a handler of `run` cannot."""
+        self._settle_loan()
+        if self._assignment.busy is not None:
+            raise RuntimeError("this consumer is in a handler: return from it first, or stop()")
 
     def _settle_loan(self) -> None:
         if self._loaned is not None:

@@ -158,6 +158,40 @@ def test_an_exit_in_a_batch_handler_rolls_its_batch_back(flow: Flow) -> None:
     assert flow.effects() == once_each(ids)
 
 
+@pytest.mark.parametrize("again", ["run", "run_batches", "__iter__", "__next__"])
+def test_a_handler_cannot_poll_the_client_that_it_was_called_from(flow: Flow, again: str) -> None:
+    ids = flow.send(2)
+    with flow.consumer() as consumer:
+
+        def handler(event: eo.Event, tx: eo.KeyValueTx) -> None:
+            count(event, tx)
+            arguments = [count] if again.startswith("run") else []
+            with pytest.raises(RuntimeError, match="in a handler"):
+                getattr(consumer, again)(*arguments)
+
+        consumer.run(handler, until=eo.END)
+    assert flow.effects() == once_each(ids)
+
+
+def test_a_loop_that_was_left_is_settled_by_whatever_comes_next(flow: Flow) -> None:
+    ids = flow.send(3)
+    with flow.consumer(limits=eo.Limits(batch=1)) as consumer:
+        for batch in consumer:
+            for event in batch:
+                with event as tx:
+                    count(event, cast(eo.KeyValueTx, tx))
+            break
+        consumer.run(count, until=eo.END)
+    assert flow.effects() == once_each(ids)
+
+
+def test_a_consumer_that_is_closed_says_so(flow: Flow) -> None:
+    with flow.consumer() as consumer:
+        pass
+    with pytest.raises(RuntimeError, match="closed; make a new one"):
+        consumer.run(count)
+
+
 # -- it hangs --------------------------------------------------------------------------------------
 
 
