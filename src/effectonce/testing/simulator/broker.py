@@ -159,10 +159,10 @@ class Group:
             member.undelivered -= going
         self.settle()
 
-    def revoked(self, member: Member) -> None:
-        """It has given up what it was asked for."""
-        member.owned -= member.to_revoke
-        member.to_revoke = set()
+    def revoked(self, member: Member, given_up: set[TopicPartition]) -> None:
+        """It has given these up; meanwhile it may have been asked for others."""
+        member.owned -= given_up
+        member.to_revoke -= given_up
         self.settle()
 
     def settle(self) -> None:

@@ -311,7 +311,7 @@ class SimClient:
             for key in going:
                 self._drop(key)
             if not member.expelled:
-                self._world.group.revoked(member)
+                self._world.group.revoked(member, set(going))
         if member.undelivered and not member.expelled:
             new = sorted(member.undelivered)
             member.undelivered.clear()
