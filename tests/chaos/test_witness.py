@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -70,6 +71,15 @@ def kinds(witness: WitnessProcess, kind: Kind) -> list[Record]:
     return [r for r in unpack(witness.journal_path.read_bytes()) if r.kind == kind]
 
 
+def struck(witness: WitnessProcess, kind: Kind) -> list[Record]:
+    """The same, once there is one: a signal arrives a moment before it is journalled."""
+    deadline = time.monotonic() + 10
+    while not (records := kinds(witness, kind)):
+        assert time.monotonic() < deadline, "never journalled"
+        time.sleep(0.005)
+    return records
+
+
 def test_a_kill_falls_after_the_effect_is_journalled_and_before_it_is_answered(
     witness: WitnessProcess, worker: Callable[[int], subprocess.Popen[bytes]]
 ) -> None:
@@ -78,7 +88,7 @@ def test_a_kill_falls_after_the_effect_is_journalled_and_before_it_is_answered(
     answered, _ = process.communicate()
     assert process.returncode == -signal.SIGKILL
     assert answered == b".."
-    (killed,) = kinds(witness, Kind.KILLED)
+    (killed,) = struck(witness, Kind.KILLED)
     effects = kinds(witness, Kind.EFFECT)
     assert [effect.offset for effect in effects] == [0, 1, 2]
     assert effects[-1].time_ns < killed.time_ns
@@ -90,7 +100,7 @@ def test_a_delayed_kill_comes_no_earlier(
 ) -> None:
     witness.arm(signal.SIGKILL, ANY_WORKER, 1, 0.1)
     worker(7).communicate()
-    (killed,) = kinds(witness, Kind.KILLED)
+    (killed,) = struck(witness, Kind.KILLED)
     assert killed.time_ns - kinds(witness, Kind.EFFECT)[0].time_ns >= 100_000_000
 
 
@@ -101,7 +111,7 @@ def test_only_the_worker_that_was_named_is_struck(
     other, victim = worker(1), worker(2)
     victim.communicate()
     assert other.poll() is None
-    assert [record.worker for record in kinds(witness, Kind.KILLED)] == [2]
+    assert [record.worker for record in struck(witness, Kind.KILLED)] == [2]
 
 
 def test_when_the_run_closes_the_witness_even_a_frozen_worker_ends(
@@ -110,7 +120,7 @@ def test_when_the_run_closes_the_witness_even_a_frozen_worker_ends(
     witness.arm(signal.SIGSTOP, 1, 1, 0.0)
     process = worker(1)
     os.waitpid(process.pid, os.WUNTRACED)
-    assert kinds(witness, Kind.FROZEN)
+    assert struck(witness, Kind.FROZEN)
     witness.close()
     process.communicate()
     assert process.returncode == -signal.SIGKILL
