@@ -59,10 +59,10 @@ class RealFlow(Flow):
         # one that knows them
         self._producer = Producer({"bootstrap.servers": self.bootstrap, "linger.ms": 1})
 
-    def commit_plainly(self, offset: int, partition: int = 0) -> None:
+    def commit_plainly(self, offset: int, partition: int = 0, metadata: str = "") -> None:
         """As a consumer without effectonce would."""
         with self._plain() as consumer:
-            rows = [TopicPartition(self.topic, partition, offset)]
+            rows = [TopicPartition(self.topic, partition, offset, metadata)]
             consumer.commit(offsets=rows, asynchronous=False)
 
     def committed(self, partition: int = 0) -> Committed | None:

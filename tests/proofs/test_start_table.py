@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 
 import effectonce as eo
-from effectonce.hooks import BatchCommitted, PartitionBegan
+from effectonce.hooks import BatchCommitted, PartitionBegan, PartitionStalled
 from effectonce.kafka import ConfluentClient
-from effectonce.model import LogEnds
+from effectonce.model import NO_ID, LogEnds
 from effectonce.policy import Window
 from effectonce.ports import CommitMode, KafkaOffset
 from effectonce.stores.memory import MemoryStore
-from tests.bad_input.kit import count, once_each
+from effectonce.stores.rocksdb import RocksDBStore
+from tests.bad_input.kit import id_header, once_each
 from tests.proofs.kit import RealFlow
 
 
@@ -41,7 +42,7 @@ def test_row_1_and_4_a_topic_recreated_between_runs_begins_at_its_start_or_event
     flow.server.create_topic(flow.topic, 1)
     new = flow.send(4)
     for repeat in old[:3]:
-        flow.produce(b"payload of " + repeat.encode(), headers=[("event-id", repeat.encode())])
+        flow.produce(b"payload of " + repeat.encode(), headers=id_header(repeat))
     flow.job()
     assert flow.rows() == ["5", "4"]
     assert flow.effects() == once_each(old + new), "markers are kept, new events run"
@@ -53,6 +54,8 @@ def test_row_4_a_topic_recreated_under_a_running_consumer_loses_no_event(flow: R
         flow.watch.until(lambda: passed(flow) == 10)
         flow.server.delete_topic(flow.topic)
         flow.server.create_topic(flow.topic, 1)
+        for repeat in old[:3]:
+            flow.produce(b"payload of " + repeat.encode(), headers=id_header(repeat))
         new = flow.send(15)
         flow.watch.until(lambda: flow.rows()[-1] == "4", seconds=60)
         flow.watch.until(lambda: sum(b.fresh for b in flow.watch.of(BatchCommitted)) == 25)
@@ -61,6 +64,22 @@ def test_row_4_a_topic_recreated_under_a_running_consumer_loses_no_event(flow: R
 
 def passed(flow: RealFlow) -> int:
     return sum(batch.delivered for batch in flow.watch.of(BatchCommitted))
+
+
+def test_row_1_a_witness_of_a_deleted_topic_is_not_taken_for_a_lost_store(flow: RealFlow) -> None:
+    """This broker forgets a group's offsets with the topic; a late commit brings one back."""
+    flow.send(5)
+    flow.job()
+    old = flow.committed()
+    assert old is not None
+    shutil.rmtree(flow.partition_folder())
+    flow.server.delete_topic(flow.topic)
+    flow.server.create_topic(flow.topic, 1)
+    new = flow.send(7)
+    assert flow.committed() is None
+    flow.commit_plainly(old.offset, metadata=old.metadata)
+    flow.job()
+    assert (flow.rows(), flow.effects()) == (["5", "5"], once_each(new))
 
 
 def test_row_2_a_lost_state_directory_is_refused_or_its_events_would_repeat(
@@ -82,14 +101,41 @@ def test_row_2_moved_accept_goes_on_where_kafka_stands(flow: RealFlow) -> None:
     assert flow.position().horizon == 5
 
 
-def test_row_3_a_lost_partition_directory_is_refused_and_frees_its_lock(flow: RealFlow) -> None:
+def test_row_2_a_partition_directory_of_another_store_is_refused(flow: RealFlow) -> None:
+    flow.send(5)
+    flow.job()
+    other = flow.state.parent / "other"
+    shutil.move(flow.state, other)
+    flow.job(moved="accept")
+    shutil.rmtree(flow.partition_folder())
+    shutil.copytree(
+        other / flow.partition_folder().relative_to(flow.state), flow.partition_folder()
+    )
+    assert "copied here alone" in refused(flow, "2", moved="accept")
+
+
+def test_row_2_a_shared_store_that_was_swapped_is_refused_whatever_was_accepted(
+    flow: RealFlow,
+) -> None:
+    store, ran = MemoryStore(), list[str]()
+    flow.send(3)
+    flow.job(noting(ran), store=store)
+    flow.send(2)
+    refused(flow, "2", store=MemoryStore(), moved="accept")
+    flow.job(noting(ran), store=store)
+    assert ran == flow.ids
+
+
+def test_row_3_a_lost_partition_directory_is_refused_until_it_is_back(flow: RealFlow) -> None:
     ids = flow.send(5)
     flow.job()
     kept = flow.state.parent / "kept"
     shutil.move(flow.partition_folder(), kept)
-    with pytest.raises(eo.StartRefused) as refusal:
-        flow.job()
-    assert refusal.value.row == "3"
+    member = flow.member()
+    member.start()
+    member.join()  # by itself: no partition is left
+    assert isinstance(member.error, eo.StartRefused)
+    assert member.error.row == "3"
     shutil.rmtree(flow.partition_folder())
     shutil.move(kept, flow.partition_folder())
     more = flow.send(2)
@@ -224,8 +270,15 @@ def test_row_9_kafka_lags_after_a_kill_and_the_store_is_believed(
     told = flow.committed()
     assert told is not None
     assert told.offset == 0
+    stood = flow.position().next
+    assert stood > 0
     flow.job()
     assert (flow.rows()[-1], flow.effects()) == ("9", once_each(flow.ids))
+    assert began_at(flow) == stood, "markers would hide a step back to what Kafka knew"
+
+
+def began_at(flow: RealFlow) -> int:
+    return int(flow.watch.of(PartitionBegan)[-1].offset)
 
 
 def test_row_10_a_foreign_commit_of_the_same_offset_is_no_reset_of_a_shared_store(
@@ -238,6 +291,25 @@ def test_row_10_a_foreign_commit_of_the_same_offset_is_no_reset_of_a_shared_stor
     flow.send(1)
     flow.job(noting(ran), store=store)
     assert (flow.rows(), ran) == (["5", "10"], flow.ids)
+
+
+@pytest.mark.parametrize(("on_reset", "runs"), [("reprocess", 1), ("skip", 0)])
+def test_row_10_a_crash_before_kafka_was_told_answers_a_reset_once(
+    flow: RealFlow, monkeypatch: pytest.MonkeyPatch, on_reset: str, runs: int
+) -> None:
+    flow.send(4)
+    flow.job()
+    flow.reset("--to-offset", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(ConfluentClient, "commit", crashing(above=-1))
+        with pytest.raises(Crash):
+            flow.job(on_reset=on_reset)
+    told = flow.committed()
+    assert (told.offset if told else None) == 1, "Kafka was not told"
+    stood = flow.position().next
+    flow.job(on_reset=on_reset)
+    assert (flow.rows()[-1], began_at(flow)) == ("10", stood)
+    assert flow.position().run == runs
 
 
 def test_row_11_a_reset_is_refused_until_somebody_says_what_is_meant(flow: RealFlow) -> None:
@@ -259,6 +331,16 @@ def test_row_11_dedupe_goes_back_and_answers_what_took_effect(flow: RealFlow) ->
     assert (repeats, len(new)) == (6, 1)
 
 
+def test_row_11_dedupe_below_the_first_marker_is_refused_or_effects_would_repeat(
+    flow: RealFlow,
+) -> None:
+    flow.send(5)
+    flow.commit_plainly(3)
+    flow.job()
+    flow.reset("--to-offset", "1")
+    assert "markers only from 3 on" in refused(flow, "11", on_reset="dedupe")
+
+
 def test_row_11_reprocess_runs_everything_again_as_a_new_run(flow: RealFlow) -> None:
     flow.send(6)
     flow.job()
@@ -276,7 +358,7 @@ def test_row_11_skip_follows_forward_and_ignores_backward(flow: RealFlow) -> Non
     flow.job()
     flow.reset("--to-offset", "1")
     flow.job(on_reset="skip")
-    assert flow.effects() == once_each(flow.ids)
+    assert (began_at(flow), flow.effects()) == (4, once_each(flow.ids))
     skipped, new = flow.send(2), flow.send(2)
     flow.reset("--to-offset", "6")
     flow.job(on_reset="skip")
@@ -322,13 +404,23 @@ def test_a_changed_window_is_refused_or_its_generations_would_be_dropped(flow: R
     refused(flow, "window", window=Window().length * 2)
 
 
-def test_a_refused_partition_stops_alone(flows: Callable[[int], RealFlow], tmp_path: Path) -> None:
+def test_a_refused_partition_stops_alone_and_frees_its_lock(
+    flows: Callable[[int], RealFlow], tmp_path: Path
+) -> None:
     flow = flows(2)
     flow.send(2, 0)
     flow.send(2, 1)
     flow.job()
     shutil.move(flow.partition_folder(0), tmp_path / "lost")
     new = flow.send(3, 1)
-    with pytest.raises(eo.StartRefused):
-        flow.job(count)
+    with flow.member():
+        flow.watch.until(lambda: flow.watch.of(PartitionStalled))
+        flow.watch.until(lambda: passed(flow) == 7)
+        # the member lives on, and whoever mends the directory must not find its LOCK held
+        mender = RocksDBStore(flow.state)
+        assert mender.open(flow.at(0), NO_ID).row is None
+        mender.close()
+    (stalled,) = flow.watch.of(PartitionStalled)
+    assert isinstance(stalled.error, eo.StartRefused)
+    assert (stalled.error.row, stalled.at.number) == ("3", 0)
     assert flow.effects() == once_each(flow.ids[2:4] + new)
