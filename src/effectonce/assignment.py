@@ -142,15 +142,11 @@ class Assignment:
 
     def _pause_waiting(self) -> None:
         """Kafka is the buffer: what waits is paused, the rest flows."""
-        pause: list[TopicPartition] = []
-        resume: list[TopicPartition] = []
-        for owned in self._owned.values():
-            wanted = owned.stage is Stage.STOPPED or _waits(owned)
-            if wanted != owned.paused:
-                (pause if wanted else resume).append(owned.key)
-                owned.paused = wanted
-        self._client.pause(pause)
-        self._client.resume(resume)
+        changed = [o for o in self._owned.values() if _is_to_pause(o) != o.paused]
+        self._client.pause([o.key for o in changed if not o.paused])
+        self._client.resume([o.key for o in changed if o.paused])
+        for owned in changed:
+            owned.paused = not owned.paused
 
     def at_end(self, owned: Owned) -> bool:
         """Whether the partition is past the end that it had when it began."""
@@ -204,6 +200,12 @@ class Assignment:
             return
         for owned in opening:
             self._beginner.begin(owned, topic_ids)
+
+    def begin_again(self) -> None:
+        """What is held in memory is in doubt: the store says where each partition goes on."""
+        for owned in self._owned.values():
+            if owned.stage is Stage.RUNNING:
+                owned.reopen()
 
     def _tell_kafka(self, now: float) -> None:
         if now - self._told < TELL_SECONDS:
@@ -376,6 +378,10 @@ def _waits(owned: Owned) -> bool:
     return owned.stage is Stage.OPENING or (
         owned.stage is Stage.RUNNING and bool(owned.held or owned.unsent)
     )
+
+
+def _is_to_pause(owned: Owned) -> bool:
+    return owned.stage is Stage.STOPPED or _waits(owned)
 
 
 def _may_go_on(owned: Owned, now: float) -> bool:

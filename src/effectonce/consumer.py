@@ -92,6 +92,9 @@ class OnceConsumer:
         )
         self._limit = once.limits.batch
         self._loaned: Task | None = None
+        self._in_turn = False
+        """From a look around until what it gave to the handlers is settled. Found true, a turn was
+        broken off, and records may be missing between those that were handed over."""
         self._started = self._closed = self._stopping = False
 
     # -- the public face -----------------------------------------------------------------------
@@ -154,8 +157,8 @@ class OnceConsumer:
                 self._carry_out(task, run_events, _nothing)
                 continue
             task.work.progressed = self._keeper.progressed
-            self._enter(task)
             self._loaned = task
+            self._enter(task)
             return Batch(task.work, task.work.runs)
         self._raise_stopped(Until.STOPPED)
         raise StopIteration
@@ -179,6 +182,7 @@ class OnceConsumer:
         self._closed = True
         try:
             self._settle_loan()
+            self._take_back()
             if self._started and self._assignment.cut is None:
                 self._assignment.give_up_all()
         finally:
@@ -227,13 +231,13 @@ class OnceConsumer:
                 f"no such topic on this cluster: {', '.join(missing)}. Nothing was consumed; "
                 "create it, or mend the name"
             )
-        self._started = True
         self._keeper.start(
             self._assignment,
             after_seconds=self._keeper_after,
             deadline_seconds=self._once.limits.handler_timeout_seconds,
         )
         self._client.subscribe(self._topics, self._assignment)
+        self._started = True
 
     def _turns(self, until: Until) -> Iterator[Task]:
         while not self._done(until):
@@ -246,6 +250,10 @@ class OnceConsumer:
         ours = self._assignment
         if ours.fatal is not None:
             raise ours.fatal
+        if self._in_turn:
+            self._take_back()
+            ours.begin_again()
+        self._in_turn = True
         ours.see_to_what_is_due()
         ready = ours.ready()
         if ready is None:
@@ -254,7 +262,14 @@ class OnceConsumer:
         elif ours.since_poll(self._clock.monotonic()) > POLL_SECONDS:
             ours.tend()
             ready = ours.ready()
-        return ours.desk.decide(ready, ready.held.popleft()) if ready is not None else None
+        task = ours.desk.decide(ready, ready.held.popleft()) if ready is not None else None
+        self._in_turn = task is not None
+        return task
+
+    def _take_back(self) -> None:
+        """Whatever was broken off (Ctrl-C), the client is the caller's and nothing runs."""
+        self._keeper.left()
+        self._assignment.busy = None
 
     def _done(self, until: Until) -> bool:
         if self._stopping:
@@ -288,28 +303,36 @@ class OnceConsumer:
         run: Callable[[Task, Handler, Check], BaseException | None],
         handler: Handler,
     ) -> None:
-        self._enter(task)
         escaping: BaseException | None = None
-        runs = len(task.plan.runs)
-        if runs:
-            began = self._clock.monotonic()
-            slice_end = began + self._once.limits.commit_seconds
-
-            def ends_slice() -> bool:
-                self._keeper.progressed()
-                ends = task.owned.leaving or self._stopping or self._assignment.cut is not None
-                return ends or self._clock.monotonic() >= slice_end
-
-            size = len(task.records)
-            try:
-                with around_batch(BatchStarted(task.owned.at, size, runs, size - runs)):
-                    escaping = run(task, handler, ends_slice)
-            except BaseException as error:  # noqa: BLE001 - a dead `tx`, Ctrl-C between two events
-                escaping = error
-            task.handler_seconds = self._clock.monotonic() - began
-        self._leave(task)
+        try:
+            self._enter(task)
+            if len(task.plan.runs):
+                escaping = self._hand_to(task, run, handler)
+        finally:  # a dead `tx`, Ctrl-C between two events: settled all the same
+            self._leave(task)
         if escaping is not None:
             raise escaping
+
+    def _hand_to(
+        self,
+        task: Task,
+        run: Callable[[Task, Handler, Check], BaseException | None],
+        handler: Handler,
+    ) -> BaseException | None:
+        began = self._clock.monotonic()
+        slice_end = began + self._once.limits.commit_seconds
+
+        def ends_slice() -> bool:
+            self._keeper.progressed()
+            ends = task.owned.leaving or self._stopping or self._assignment.cut is not None
+            return ends or self._clock.monotonic() >= slice_end
+
+        size, runs = len(task.records), len(task.plan.runs)
+        try:
+            with around_batch(BatchStarted(task.owned.at, size, runs, size - runs)):
+                return run(task, handler, ends_slice)
+        finally:
+            task.handler_seconds = self._clock.monotonic() - began
 
     def _enter(self, task: Task) -> None:
         self._assignment.busy = task
@@ -317,16 +340,21 @@ class OnceConsumer:
 
     def _leave(self, task: Task) -> None:
         """Settle with the store first: a revoke on the keeper's thread may be waiting for it."""
+        ours = self._assignment
         try:
-            if self._assignment.cut is None:
-                self._assignment.desk.conclude(task)
+            if ours.cut is None:
+                ours.desk.conclude(task)
+        except BaseException:
+            task.owned.reopen()  # how far it came, only the store can tell
+            raise
         finally:
-            self._assignment.busy = None
+            ours.busy = None
             self._keeper.left()
-        if self._assignment.cut is not None:
-            raise self._assignment.cut
-        if task.owned.leaving:
-            self._assignment.release(task.owned, "late")
+            if task.owned.leaving:
+                ours.release(task.owned, "late")
+        self._in_turn = False
+        if ours.cut is not None:
+            raise ours.cut
 
     def _take_over(self) -> None:
         """The last batch of the user's own loop ends here; a handler of `run` cannot."""
@@ -335,9 +363,11 @@ class OnceConsumer:
             raise RuntimeError("this consumer is in a handler: return from it first, or stop()")
 
     def _settle_loan(self) -> None:
-        if self._loaned is not None:
-            task, self._loaned = self._loaned, None
-            self._leave(task)
+        if (task := self._loaned) is not None:
+            try:
+                self._leave(task)
+            finally:
+                self._loaned = None
 
 
 @contextmanager

@@ -173,6 +173,9 @@ class Desk:
     def conclude(self, task: Task) -> None:
         """Make true what the handlers did, and see to the records behind."""
         owned, work = task.owned, task.work
+        if task.transaction is not None and work.is_torn:
+            owned.held.appendleft(task.records)  # rolled back whole, to be decided again
+            return
         resolved = resolved_rows(task.plan, work.endings)
         commit = settle(
             owned.row,

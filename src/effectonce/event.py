@@ -67,6 +67,7 @@ class Work:
         "endings",
         "failures",
         "identified",
+        "in_batch",
         "maybe_repeated_below",
         "outcomes",
         "progressed",
@@ -100,6 +101,8 @@ class Work:
         self.failures: dict[int, BaseException] = {}
         self.progressed: Callable[[], None] = _quietly
         """Told of each ending in a loop of the user's, where one call would look like a batch."""
+        self.in_batch = False
+        """A batch handler has begun, and its writes and endings are not settled yet."""
         self._open: dict[int, object] = {}
         self._left: set[int] = set()
 
@@ -136,7 +139,7 @@ class Work:
 
     def leave(self, row: int) -> None:
         """The event's `tx` ends with the event: kept if it is done, forgotten if not."""
-        tx = self._open.pop(row, None)
+        tx = self._open.get(row)
         if tx is None or self.effects is None:
             return
         self._left.add(row)
@@ -144,6 +147,12 @@ class Work:
             self.effects.keep(tx)
         else:
             self.effects.discard(tx)
+        del self._open[row]
+
+    @property
+    def is_torn(self) -> bool:
+        """Broken off as something ended (Ctrl-C): its writes and what was said of it may differ."""
+        return self.in_batch or any(not self.is_untouched(row) for row in self._open)
 
     def _check_open(self, row: int) -> None:
         if row in self._left:

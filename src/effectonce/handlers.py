@@ -116,6 +116,7 @@ def _hand_over(task: Task, rows: Rows, handler: Handler) -> BaseException | None
     """Give these events to a batch handler; returns what failed any of them."""
     work, effects = task.work, task.transaction
     batch = Batch(work, rows)
+    work.in_batch = True
     tx = None if effects is None else effects.begin()
     failure: BaseException | None = None
     try:
@@ -132,4 +133,5 @@ def _hand_over(task: Task, rows: Rows, handler: Handler) -> BaseException | None
         else:
             effects.discard(tx)
             work.undo(rows, failure)
+    work.in_batch = False
     return failure

@@ -1,12 +1,13 @@
-"""One lock says who may touch the Kafka client; a sleeping thread takes it when a handler is slow.
+"""Who may touch the Kafka client: a sleeping thread takes it over when a handler is slow.
 
     caller's thread   owns the client, except between entered() and left()
     keeper's thread   sleeps; wakes when one handler call has lasted `after_seconds`, then owns the
                       client: pauses, polls (rebalances are served there), until the handler is back
 
-A fast handler never meets the keeper: `entered` and `left` are a lock and two attributes. A second
-thread that fetches ahead all the time costs a quarter of the speed (the GIL is handed back and
-forth, SPEED.md), so this one only looks up a few times a second.
+A fast handler never meets the keeper: `entered` and `left` are a lock and two attributes. Should
+Ctrl-C break off one of them, another `left` puts all in order. A second thread that fetches ahead
+all the time costs a quarter of the speed (the GIL is handed back and forth, SPEED.md), so this one
+only looks up a few times a second.
 """
 
 from __future__ import annotations
@@ -40,50 +41,50 @@ class ThreadKeeper:
     """The real `Keeper`."""
 
     def __init__(self) -> None:
-        self._client = threading.Lock()
-        self._away = threading.Condition()
+        self._changed = threading.Condition()
         self._in_handler = False
+        self._tending = False
+        """The keeper has the client. It takes it only while a handler runs."""
         self._progress = 0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
     def start(self, charge: Charge, *, after_seconds: float, deadline_seconds: float) -> None:
-        self._client.acquire()
-        self._thread = threading.Thread(
-            target=self._keep,
-            args=(charge, after_seconds, deadline_seconds),
-            name="effectonce-keeper",
-            daemon=True,
-        )
-        self._thread.start()
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._keep,
+                args=(charge, after_seconds, deadline_seconds),
+                name="effectonce-keeper",
+                daemon=True,
+            )
+        if not self._thread.is_alive():
+            self._thread.start()
 
     def entered(self) -> None:
         self._progress += 1
         self._in_handler = True
-        self._client.release()
 
     def progressed(self) -> None:
         self._progress += 1
 
     def left(self) -> None:
-        with self._away:
+        with self._changed:
             self._in_handler = False
-            self._away.notify_all()
-        self._client.acquire()
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._tending)
 
     def await_left(self, seconds: float) -> None:
         if threading.current_thread() is not self._thread:
             return
-        with self._away:
-            self._away.wait_for(lambda: not self._in_handler, seconds)
+        with self._changed:
+            self._changed.wait_for(lambda: not self._in_handler, seconds)
 
     def stop(self) -> None:
         self._stop.set()
-        if self._thread is not None:
-            self._client.release()
-            if threading.current_thread() is not self._thread:
-                self._thread.join()
-            self._thread = None
+        thread = self._thread
+        if thread is not None and thread.is_alive() and thread is not threading.current_thread():
+            thread.join()
+        self._thread = None
 
     def _keep(self, charge: Charge, after_seconds: float, deadline_seconds: float) -> None:
         seen, since = -1, time.monotonic()
@@ -97,8 +98,10 @@ class ThreadKeeper:
 
     def _tend(self, charge: Charge, seen: int, deadline: float) -> bool:
         """Poll in the handler's place until it is back; False once it was cut off."""
-        with self._client:
-            while self._in_handler and self._progress == seen and not self._stop.is_set():
+        with self._changed:
+            self._tending = self._is_slow(seen)
+        try:
+            while self._is_slow(seen):
                 try:
                     if time.monotonic() >= deadline:
                         charge.cut_off()
@@ -107,7 +110,15 @@ class ThreadKeeper:
                 except Exception:
                     log.exception("the keeper could not tend the group; it goes on")
                     self._stop.wait(1.0)
+        finally:
+            with self._changed:
+                self._tending = False
+                self._changed.notify_all()
         return True
+
+    def _is_slow(self, seen: int) -> bool:
+        """Whether the handler call that was seen is still the one that runs."""
+        return self._in_handler and self._progress == seen and not self._stop.is_set()
 
 
 def stacks_of_others() -> str:

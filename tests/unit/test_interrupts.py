@@ -1,0 +1,275 @@
+"""Ctrl-C at every line of the driver: no event is lost, and no in-store effect happens twice.
+
+Python raises KeyboardInterrupt between any two lines of the main thread, in the library too. Here
+each line that a short run passes is interrupted once, on a client that lives in this process. What
+was interrupted is closed, or asked to go on; a consumer after it must find everything in order.
+"""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+import effectonce as eo
+from effectonce.model import UNSET, Committed, LogEnds, Offsets
+from effectonce.ports import (
+    CommitMode,
+    Headers,
+    KafkaOffset,
+    Listener,
+    Records,
+    TopicPartition,
+)
+from effectonce.stores.memory import MemoryStore
+
+TOPIC = "orders"
+HOME: TopicPartition = (TOPIC, 0)
+IDS = [str(uuid.UUID(int=n)) for n in range(5)]
+CONFIG = {"bootstrap.servers": "nowhere", "group.id": "billing"}
+DRIVER = Path(eo.__file__).parent
+HANDING = ("consumer", "handlers", "event", "overlay")
+INTERRUPTED = (*HANDING, "assignment", "begin", "desk", "keeper")
+"""Modules whose lines are interrupted. The memory store is left whole: it stands for a database."""
+
+
+# -- a log and a client in this process ------------------------------------------------------------
+
+
+@dataclass
+class Log:
+    ids: list[str] = field(default_factory=lambda: list(IDS))
+    committed: Committed | None = None
+
+
+@dataclass
+class SomeRecords:
+    ids: Sequence[str]
+    first: int
+    topic: str = TOPIC
+    partition: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def offsets(self) -> Offsets:
+        return np.arange(self.first, self.first + len(self.ids), dtype=np.int64)
+
+    def values(self) -> Sequence[bytes | None]:
+        return [each.encode() for each in self.ids]
+
+    def keys(self) -> Sequence[bytes | None]:
+        return [None] * len(self.ids)
+
+    def headers(self) -> Sequence[Headers]:
+        return [[("event-id", each.encode())] for each in self.ids]
+
+    def timestamp_ms(self, row: int) -> int:
+        return 1_000_000 + self.first + row
+
+    def leader_epoch(self, row: int) -> int:
+        return UNSET
+
+    def part(self, start: int, stop: int | None = None) -> Records:
+        return SomeRecords(self.ids[start:stop], self.first + start)
+
+
+class LogClient:
+    """The only member of its group. Two records a poll."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._next = 0
+        self._paused = True
+        self._listener: Listener | None = None
+        self._assigned = False
+
+    def subscribe(self, topics: Sequence[str], listener: Listener) -> None:
+        self._listener = listener
+
+    def fetch(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
+        if not self._assigned and self._listener is not None:
+            self._assigned = True
+            self._listener.on_assigned([HOME])
+        if self._paused:
+            return ()
+        ids = self._log.ids[self._next : self._next + min(limit, 2)]
+        found = SomeRecords(ids, self._next)
+        self._next += len(ids)
+        return (found,) if ids else ()
+
+    def pause(self, partitions: Sequence[TopicPartition]) -> None:
+        self._paused = self._paused or HOME in partitions
+
+    def resume(self, partitions: Sequence[TopicPartition]) -> None:
+        self._paused = self._paused and HOME not in partitions
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        self._next = offset
+
+    def position(self, partition: TopicPartition) -> int:
+        return self._next
+
+    def commit(self, offsets: Sequence[KafkaOffset], mode: CommitMode) -> None:
+        for each in offsets:
+            self._log.committed = Committed(each.offset, each.metadata)
+
+    def committed(
+        self, partitions: Sequence[TopicPartition]
+    ) -> Mapping[TopicPartition, Committed | None]:
+        return dict.fromkeys(partitions, self._log.committed)
+
+    def log_ends(self, partition: TopicPartition) -> LogEnds:
+        return LogEnds(0, len(self._log.ids))
+
+    def known_end(self, partition: TopicPartition) -> int:
+        return len(self._log.ids)
+
+    def partitions_of(self, topic: str) -> Sequence[int]:
+        return [0]
+
+    def topic_ids(self, topics: Sequence[str]) -> Mapping[str, bytes]:
+        return dict.fromkeys(topics, b"T" * 16)
+
+    def close(self) -> None:
+        pass
+
+
+# -- interrupts ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Point:
+    """A line of the driver, as it is passed for the nth time."""
+
+    module: str
+    line: int
+    nth: int
+
+
+class Tracer:
+    """Notes the points that are passed; raises KeyboardInterrupt at one of them."""
+
+    def __init__(self, at: Point | None = None) -> None:
+        self.at = at
+        self.passed: Counter[tuple[str, int]] = Counter()
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> Tracer | None:
+        path = Path(frame.f_code.co_filename)
+        if DRIVER not in path.parents or path.stem not in INTERRUPTED:
+            return None
+        if frame.f_code.co_name.startswith("on_"):
+            return None  # in a callback of librdkafka's, which has no way to go on
+        if event == "line":
+            place = path.stem, frame.f_lineno
+            self.passed[place] += 1
+            if self.at == Point(*place, self.passed[place]):
+                raise KeyboardInterrupt
+        return self
+
+    def points(self, modules: Sequence[str]) -> list[Point]:
+        """Each line once: the second time that it is passed, if there is one."""
+        lines = [(place, times) for place, times in self.passed.items() if place[0] in modules]
+        return [Point(*place, min(times, 2)) for place, times in lines]
+
+
+@contextmanager
+def traced(tracer: Tracer) -> Iterator[None]:
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        yield
+    finally:
+        sys.settrace(before)
+
+
+# -- lives -----------------------------------------------------------------------------------------
+
+
+def count(event: eo.Event, tx: eo.KeyValueTx) -> None:
+    key = event.id.encode()
+    tx.put(key, b"%d" % (int(tx.get(key) or b"0") + 1))
+
+
+def by_event(consumer: eo.OnceConsumer) -> None:
+    consumer.run(count, until=eo.END)
+
+
+def by_batch(consumer: eo.OnceConsumer) -> None:
+    def count_all(batch: eo.Batch, tx: eo.KeyValueTx) -> None:
+        for event in batch:
+            count(event, tx)
+
+    consumer.run_batches(count_all, until=eo.END)
+
+
+def by_loop(consumer: eo.OnceConsumer) -> None:
+    for batch in consumer:
+        for event in batch:
+            with event as tx:
+                count(event, cast(eo.KeyValueTx, tx))
+        if batch[-1].id == IDS[-1]:
+            return
+
+
+LIVES = {
+    "run": (by_event, INTERRUPTED),
+    "run-batches": (by_batch, HANDING),
+    "own-loop": (by_loop, HANDING),
+}
+
+
+def once_with(store: MemoryStore) -> eo.Once:
+    at_once = eo.Retry(wait_initial=timedelta(0), wait_max=timedelta(0))
+    return eo.Once(store, identify=eo.header("event-id"), effects=eo.InStore(), retry=at_once)
+
+
+def effects_in(store: MemoryStore) -> dict[str, int]:
+    (rows,) = store._tables.rows.values()
+    return {key.decode(): int(value) for key, value in rows.items()}
+
+
+@pytest.mark.parametrize("goes_on", [False, True], ids=["closed", "goes-on"])
+@pytest.mark.parametrize("life", LIVES)
+def test_ctrl_c_at_any_line_loses_no_event_and_repeats_no_effect(life: str, goes_on: bool) -> None:
+    way, modules = LIVES[life]
+    whole = Tracer()
+    live(way, whole, MemoryStore(), Log(), goes_on=False)
+    for point in whole.points(modules):
+        store, log = MemoryStore(), Log()
+        live(way, Tracer(point), store, log, goes_on)
+        with eo.OnceConsumer(CONFIG, [TOPIC], once_with(store), client=LogClient(log)) as consumer:
+            consumer.run(count, until=eo.END)
+        assert effects_in(store) == dict.fromkeys(IDS, 1), point
+
+
+def live(
+    way: Callable[[eo.OnceConsumer], Any],
+    tracer: Tracer,
+    store: MemoryStore,
+    log: Log,
+    goes_on: bool,
+) -> None:
+    consumer = eo.OnceConsumer(CONFIG, [TOPIC], once_with(store), client=LogClient(log))
+    try:
+        with traced(tracer), consumer:
+            try:
+                way(consumer)
+            except KeyboardInterrupt:
+                if not goes_on:
+                    raise
+                # broken off before the first line of a `finally`, it takes itself for busy
+                with suppress(RuntimeError):
+                    way(consumer)
+    except KeyboardInterrupt:
+        consumer.close()
