@@ -44,6 +44,8 @@ DRAINED_CHECK_SECONDS: Final = 1.0
 """A topic recreated under a running consumer raises nothing in librdkafka: it went on at offset 10
 of the new log and lost ten records (seen). Its id is compared this often."""
 REMIND_SECONDS: Final = 60.0
+NOT_KNOWN: Final = UNSET - 1
+"""In place of an offset that Kafka was told: it refused it."""
 TEND_SECONDS: Final = 0.1
 """One poll of the keeper's: how long a handler that returns may have to wait for the client."""
 
@@ -188,6 +190,9 @@ class Assignment:
         self._remind(now)
 
     def _begin_due(self, now: float) -> None:
+        for owned in self._owned.values():
+            if owned.anew and owned.stage is Stage.RUNNING and owned.unsent is None:
+                owned.reopen()
         opening = [o for o in self._owned.values() if o.stage is Stage.OPENING and o.due <= now]
         if not opening:
             return
@@ -255,7 +260,7 @@ class Assignment:
                 and topic_id != owned.row.topic_id != NO_ID
             ):
                 log.warning("%s: the topic was created anew; beginning again", owned.at)
-                owned.reopen()
+                owned.anew = True
 
     def _remind(self, now: float) -> None:
         if now - self._reminded < REMIND_SECONDS:
@@ -318,7 +323,7 @@ class Assignment:
         owned = self._owned.get(partition)
         if owned is not None and owned.stage is Stage.RUNNING:
             log.warning("%s: the log no longer has the position: %s", owned.at, reason)
-            owned.reopen()
+            owned.anew = True
 
     def on_topic_gone(self, topic: str, reason: str) -> None:
         if topic not in self.gone:
@@ -328,6 +333,12 @@ class Assignment:
         for owned in self.partitions():
             if owned.at.topic == topic and owned.stage is not Stage.STOPPED:
                 self.desk.stop(owned, topic_gone(owned.at, reason))
+
+    def on_commit_refused(self, partitions: Sequence[TopicPartition]) -> None:
+        for partition in partitions:
+            owned = self._owned.get(partition)
+            if owned is not None and owned.told != UNSET:
+                owned.told = NOT_KNOWN
 
     def _guarded(
         self, partitions: Sequence[TopicPartition], reason: str, mode: CommitMode | None

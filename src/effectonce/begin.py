@@ -82,6 +82,8 @@ class Beginner:
                 # should a step below fail, the next try finds the row as it is now
                 owned.opened = Opened(decided.position, opened.epoch)
                 self._run(owned, decided, situation)
+        except StoreError as error:
+            self._desk.store_failed(owned, error)
         except BrokerError as error:
             owned.error = error
             owned.due = self._clock.monotonic() + BROKER_WAIT_SECONDS

@@ -27,6 +27,7 @@ from effectonce.core.stall import attempt, first_start, rest
 from effectonce.errors import (
     HandlerFailed,
     IdReused,
+    NotOpen,
     PartitionStopped,
     Rival,
     StoreCorrupt,
@@ -97,13 +98,17 @@ class Desk:
         (known,) = self._store.lookup([Query(owned.at, columns.keys, owned.row.run)])
         if isinstance(known, StoreError):
             owned.held.appendleft(records)
-            self.store_failed(owned, known)
+            if isinstance(known, NotOpen):
+                self._stale(owned)
+            else:
+                self.store_failed(owned, known)
             return None
         decided = plan(columns, known, owned.row.next, self._pending(), self._once.unidentified)
         if len(decided.runs) and not self._count_start(
             owned, int(columns.offsets[decided.runs[0]])
         ):
-            owned.held.appendleft(records)
+            if owned.stage is Stage.RUNNING:  # else it begins anew, and they come once more
+                owned.held.appendleft(records)
             return None
         transaction = self._store.transaction(owned.at) if self._once.in_store else None
         work = Work(
@@ -249,7 +254,9 @@ class Desk:
         offset = int(task.columns.offsets[resolved])
         if resolved < task.plan.size:
             error = task.work.failures.get(resolved)
-            if error is not None:
+            if error is not None and task.failed_together and isinstance(error, Exception):
+                self._failed_together(owned, offset, error)
+            elif error is not None:
                 self._failed(owned, offset, error)
             elif not resolved and not task.work.endings.any():
                 # a loop of the user's that touches nothing must not spin
@@ -258,6 +265,19 @@ class Desk:
             owned.due = self._clock.monotonic() + STORE_WAIT_SECONDS
         elif task.plan.blocked_by is not None:
             self.stop(owned, self._blocked(task, resolved, offset), offset)
+
+    def _failed_together(self, owned: Owned, offset: int, error: Exception) -> None:
+        """No attempt at any of them: they are handed over one by one, and the culprit is found."""
+        if isinstance(error, StoreError):
+            self.store_failed(owned, error)
+            return
+        if owned.attempt_offset != offset:
+            owned.attempt_offset, owned.attempts = offset, 0
+        owned.due = self._clock.monotonic() + self._once.retry.wait_seconds(1, random.random())
+        log.warning(
+            "%s: the handler failed a batch from offset %d on; its events are run one by one: %s",
+            owned.at, offset, _raised(error),
+        )  # fmt: skip
 
     def _failed(self, owned: Owned, offset: int, error: BaseException) -> None:
         if isinstance(error, StoreError):
@@ -350,8 +370,8 @@ class Desk:
         """Note that nothing is in flight: the partition is given up in good order."""
         if not owned.counted or owned.unsent is not None or owned.released:
             return
-        if owned.attempt_offset == owned.row.next:
-            return  # its record failed, and who knows how far it got
+        if owned.attempt_offset >= owned.row.next:
+            return  # that record failed, and who knows how far it got
         commit = rest(owned.at, owned.row, owned.next_serial())
         if commit is not None:
             (result,) = self._store.commit([commit])

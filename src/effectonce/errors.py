@@ -14,7 +14,8 @@
     |- BrokerError           Kafka did not answer, or refused a call; tried again while that helps
     `- StoreError
        |- StoreUnavailable   down, full, slow: waited for, nothing is lost
-       |  `- StoreLocked     another process still holds the partition's database
+       |  |- StoreLocked     another process still holds the partition's database
+       |  `- NotOpen         another has opened the partition since; a consumer opens it again
        `- StoreCorrupt       an unreadable row: never "new", never "seen"; the partition stops
 
 Whatever is raised, no position has passed a record whose effect did not happen: the record is
@@ -32,6 +33,7 @@ __all__ = [
     "HandlerFailed",
     "HandlerTimeout",
     "IdReused",
+    "NotOpen",
     "PartitionStopped",
     "Rival",
     "StartRefused",
@@ -118,6 +120,10 @@ class StoreUnavailable(StoreError):
 
 class StoreLocked(StoreUnavailable):
     """Another process holds the partition's database. Waited for, never broken."""
+
+
+class NotOpen(StoreUnavailable):
+    """Asked of a partition that this process has not opened, has released, or has lost."""
 
 
 class StoreCorrupt(StoreError):

@@ -105,6 +105,7 @@ def run_batch(task: Task, handler: Handler, ends_slice: Check) -> BaseException 
         if failure is not None:
             if len(rows) > 1:
                 owned.singly_below = int(offsets[rows[-1]]) + 1
+                task.failed_together = True
             return _let_through(failure)
         if ends_slice():
             return None

@@ -329,12 +329,13 @@ class ConfluentClient:
         else:
             consumer.unassign()
 
-    @staticmethod
-    def _on_commit(users: Callable[..., None] | None) -> Callable[..., None]:
+    def _on_commit(self, users: Callable[..., None] | None) -> Callable[..., None]:
         def on_commit(error: KafkaError | None, partitions: list[_TopicPartition]) -> None:
             # no harm: the store has the position, Kafka only follows it
             if error is not None:
                 log.info("Kafka refused a commit: %s", error.str())
+                if self._listener is not None:
+                    self._listener.on_commit_refused([(p.topic, p.partition) for p in partitions])
             if users is not None:
                 users(error, partitions)
 

@@ -45,6 +45,8 @@ class Task:
     known: Known
     transaction: Transaction | None
     handler_seconds: float = 0.0
+    failed_together: bool = False
+    """A batch handler failed, and which of its events is to blame is not known yet."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -93,6 +95,8 @@ class Owned:
     paused: bool = True
     leaving: bool = False
     released: bool = False
+    anew: bool = False
+    """To begin anew, as soon as nothing of it is in a handler or without an answer."""
 
     @property
     def key(self) -> TopicPartition:
@@ -113,7 +117,7 @@ class Owned:
         self.stage = Stage.OPENING
         self.opened = self.position = self.unsent = None
         self.held.clear()
-        self.serial, self.counted, self.due = FIRST_SERIAL, False, 0.0
+        self.serial, self.counted, self.due, self.anew = FIRST_SERIAL, False, 0.0, False
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,6 +204,9 @@ class Listener(Protocol):
         ...
 
     def on_topic_gone(self, topic: str, reason: str) -> None: ...
+    def on_commit_refused(self, partitions: Sequence[TopicPartition]) -> None:
+        """An ASYNC commit of these was answered with an error: Kafka does not know."""
+        ...
 
 
 class Client(Protocol):

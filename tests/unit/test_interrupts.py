@@ -8,141 +8,25 @@ was interrupted is closed, or asked to go on; a consumer after it must find ever
 from __future__ import annotations
 
 import sys
-import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any, cast
 
-import numpy as np
 import pytest
 
 import effectonce as eo
-from effectonce.model import UNSET, Committed, LogEnds, Offsets
-from effectonce.ports import (
-    CommitMode,
-    Headers,
-    KafkaOffset,
-    Listener,
-    Records,
-    TopicPartition,
-)
 from effectonce.stores.memory import MemoryStore
+from tests.unit.lone import CONFIG, IDS, TOPIC, Log, LogClient, count
 
-TOPIC = "orders"
-HOME: TopicPartition = (TOPIC, 0)
-IDS = [str(uuid.UUID(int=n)) for n in range(5)]
-CONFIG = {"bootstrap.servers": "nowhere", "group.id": "billing"}
 DRIVER = Path(eo.__file__).parent
 HANDING = ("consumer", "handlers", "event", "overlay")
 INTERRUPTED = (*HANDING, "assignment", "begin", "desk", "keeper")
 """Modules whose lines are interrupted. The memory store is left whole: it stands for a database."""
-
-
-# -- a log and a client in this process ------------------------------------------------------------
-
-
-@dataclass
-class Log:
-    ids: list[str] = field(default_factory=lambda: list(IDS))
-    committed: Committed | None = None
-
-
-@dataclass
-class SomeRecords:
-    ids: Sequence[str]
-    first: int
-    topic: str = TOPIC
-    partition: int = 0
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def offsets(self) -> Offsets:
-        return np.arange(self.first, self.first + len(self.ids), dtype=np.int64)
-
-    def values(self) -> Sequence[bytes | None]:
-        return [each.encode() for each in self.ids]
-
-    def keys(self) -> Sequence[bytes | None]:
-        return [None] * len(self.ids)
-
-    def headers(self) -> Sequence[Headers]:
-        return [[("event-id", each.encode())] for each in self.ids]
-
-    def timestamp_ms(self, row: int) -> int:
-        return 1_000_000 + self.first + row
-
-    def leader_epoch(self, row: int) -> int:
-        return UNSET
-
-    def part(self, start: int, stop: int | None = None) -> Records:
-        return SomeRecords(self.ids[start:stop], self.first + start)
-
-
-class LogClient:
-    """The only member of its group. Two records a poll."""
-
-    def __init__(self, log: Log) -> None:
-        self._log = log
-        self._next = 0
-        self._paused = True
-        self._listener: Listener | None = None
-        self._assigned = False
-
-    def subscribe(self, topics: Sequence[str], listener: Listener) -> None:
-        self._listener = listener
-
-    def fetch(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
-        if not self._assigned and self._listener is not None:
-            self._assigned = True
-            self._listener.on_assigned([HOME])
-        if self._paused:
-            return ()
-        ids = self._log.ids[self._next : self._next + min(limit, 2)]
-        found = SomeRecords(ids, self._next)
-        self._next += len(ids)
-        return (found,) if ids else ()
-
-    def pause(self, partitions: Sequence[TopicPartition]) -> None:
-        self._paused = self._paused or HOME in partitions
-
-    def resume(self, partitions: Sequence[TopicPartition]) -> None:
-        self._paused = self._paused and HOME not in partitions
-
-    def seek(self, partition: TopicPartition, offset: int) -> None:
-        self._next = offset
-
-    def position(self, partition: TopicPartition) -> int:
-        return self._next
-
-    def commit(self, offsets: Sequence[KafkaOffset], mode: CommitMode) -> None:
-        for each in offsets:
-            self._log.committed = Committed(each.offset, each.metadata)
-
-    def committed(
-        self, partitions: Sequence[TopicPartition]
-    ) -> Mapping[TopicPartition, Committed | None]:
-        return dict.fromkeys(partitions, self._log.committed)
-
-    def log_ends(self, partition: TopicPartition) -> LogEnds:
-        return LogEnds(0, len(self._log.ids))
-
-    def known_end(self, partition: TopicPartition) -> int:
-        return len(self._log.ids)
-
-    def partitions_of(self, topic: str) -> Sequence[int]:
-        return [0]
-
-    def topic_ids(self, topics: Sequence[str]) -> Mapping[str, bytes]:
-        return dict.fromkeys(topics, b"T" * 16)
-
-    def close(self) -> None:
-        pass
 
 
 # -- interrupts ------------------------------------------------------------------------------------
@@ -194,11 +78,6 @@ def traced(tracer: Tracer) -> Iterator[None]:
 
 
 # -- lives -----------------------------------------------------------------------------------------
-
-
-def count(event: eo.Event, tx: eo.KeyValueTx) -> None:
-    key = event.id.encode()
-    tx.put(key, b"%d" % (int(tx.get(key) or b"0") + 1))
 
 
 def by_event(consumer: eo.OnceConsumer) -> None:

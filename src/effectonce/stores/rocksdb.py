@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
 
-from effectonce.errors import StoreError
+from effectonce.errors import NotOpen, StoreError
 from effectonce.model import (
     UNSET,
     Commit,
@@ -36,7 +36,7 @@ from effectonce.stores.rocksdb_files import (
 )
 from effectonce.stores.rocksdb_image import read_position
 from effectonce.stores.rocksdb_options import Shared
-from effectonce.stores.rocksdb_partition import NotOpen, PartitionDatabase
+from effectonce.stores.rocksdb_partition import PartitionDatabase
 
 
 class RocksDBStore:

@@ -23,7 +23,7 @@ from typing import Final, TypeVar
 import numpy as np
 from rocksdict import Rdict, WriteBatch, WriteOptions
 
-from effectonce.errors import ConfigError, StoreCorrupt, StoreError, StoreUnavailable
+from effectonce.errors import ConfigError, NotOpen, StoreCorrupt, StoreError
 from effectonce.model import (
     UNSET,
     Applied,
@@ -63,10 +63,6 @@ log: Final = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _NO_KEY: Final = bytes(16)
-
-
-class NotOpen(StoreUnavailable):
-    """Asked of a partition that this store has not opened, has released, or has lost."""
 
 
 class PartitionDatabase:

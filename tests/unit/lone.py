@@ -1,0 +1,141 @@
+"""A log and a client in this process: the only member of its group, two records a poll."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+import effectonce as eo
+from effectonce.model import UNSET, Committed, LogEnds, Offsets
+from effectonce.ports import (
+    CommitMode,
+    Headers,
+    KafkaOffset,
+    Listener,
+    Records,
+    TopicPartition,
+)
+
+TOPIC = "orders"
+HOME: TopicPartition = (TOPIC, 0)
+IDS = [str(uuid.UUID(int=n)) for n in range(5)]
+CONFIG = {"bootstrap.servers": "nowhere", "group.id": "billing"}
+
+
+def count(event: eo.Event, tx: eo.KeyValueTx) -> None:
+    """The usual effect: one more in the event's own row."""
+    key = event.id.encode()
+    tx.put(key, b"%d" % (int(tx.get(key) or b"0") + 1))
+
+
+@dataclass
+class Log:
+    """IDs by offset, and what Kafka has for the group."""
+
+    ids: dict[int, str] = field(default_factory=lambda: dict(enumerate(IDS)))
+    committed: Committed | None = None
+
+    @property
+    def end(self) -> int:
+        return max(self.ids) + 1
+
+    def read(self, offset: int, limit: int) -> SomeRecords:
+        rows = [(at, self.ids[at]) for at in sorted(self.ids) if at >= offset]
+        return SomeRecords(rows[:limit])
+
+
+@dataclass
+class SomeRecords:
+    rows: Sequence[tuple[int, str]]
+    topic: str = TOPIC
+    partition: int = 0
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def offsets(self) -> Offsets:
+        return np.array([offset for offset, _ in self.rows], np.int64)
+
+    def values(self) -> Sequence[bytes | None]:
+        return [each.encode() for _, each in self.rows]
+
+    def keys(self) -> Sequence[bytes | None]:
+        return [None] * len(self.rows)
+
+    def headers(self) -> Sequence[Headers]:
+        return [[("event-id", each.encode())] for _, each in self.rows]
+
+    def timestamp_ms(self, row: int) -> int:
+        return 1_000_000 + self.rows[row][0]
+
+    def leader_epoch(self, row: int) -> int:
+        return UNSET
+
+    def part(self, start: int, stop: int | None = None) -> Records:
+        return SomeRecords(self.rows[start:stop])
+
+
+class LogClient:
+    """`Client` on a `Log`."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._next = 0
+        self._paused = True
+        self._listener: Listener | None = None
+        self._assigned = False
+
+    def subscribe(self, topics: Sequence[str], listener: Listener) -> None:
+        self._listener = listener
+
+    def fetch(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
+        if not self._assigned and self._listener is not None:
+            self._assigned = True
+            self._listener.on_assigned([HOME])
+        if self._paused:
+            return ()
+        found = self._log.read(self._next, min(limit, 2))
+        if not found.rows:
+            self._next = max(self._next, self._log.end)
+            return ()
+        self._next = found.rows[-1][0] + 1
+        return (found,)
+
+    def pause(self, partitions: Sequence[TopicPartition]) -> None:
+        self._paused = self._paused or HOME in partitions
+
+    def resume(self, partitions: Sequence[TopicPartition]) -> None:
+        self._paused = self._paused and HOME not in partitions
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        self._next = offset
+
+    def position(self, partition: TopicPartition) -> int:
+        return self._next
+
+    def commit(self, offsets: Sequence[KafkaOffset], mode: CommitMode) -> None:
+        for each in offsets:
+            self._log.committed = Committed(each.offset, each.metadata)
+
+    def committed(
+        self, partitions: Sequence[TopicPartition]
+    ) -> Mapping[TopicPartition, Committed | None]:
+        return dict.fromkeys(partitions, self._log.committed)
+
+    def log_ends(self, partition: TopicPartition) -> LogEnds:
+        return LogEnds(0, self._log.end)
+
+    def known_end(self, partition: TopicPartition) -> int:
+        return self._log.end
+
+    def partitions_of(self, topic: str) -> Sequence[int]:
+        return [0]
+
+    def topic_ids(self, topics: Sequence[str]) -> Mapping[str, bytes]:
+        return dict.fromkeys(topics, b"T" * 16)
+
+    def close(self) -> None:
+        pass
