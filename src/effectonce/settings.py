@@ -57,7 +57,8 @@ _CONSUMER_ONLY: Final = (
     "on_commit", "consume.", "offset.",
 )  # fmt: skip
 
-_TOPIC: Final = re.compile(r"[a-zA-Z0-9._-]{1,249}")
+_TOPIC: Final = re.compile(r"(?!\.{1,2}$)[a-zA-Z0-9._-]{1,249}")
+"""As Kafka has it: "." and ".." are names for folders."""
 
 
 # -- what is refused -------------------------------------------------------------------------------
@@ -120,8 +121,8 @@ def topic_problems(topics: object) -> Iterator[str]:
         for topic in topics:
             if not isinstance(topic, str) or not _TOPIC.fullmatch(topic):
                 yield (
-                    f"topic {topic!r}: a name is 1 to 249 letters, digits, dots, - and _; patterns "
-                    "are not supported"
+                    f"topic {topic!r}: a name is 1 to 249 letters, digits, dots, - and _, not . or "
+                    ".. alone; patterns are not supported"
                 )
 
 

@@ -58,6 +58,8 @@ def _rocksdb(url: SplitResult, options: Options) -> Store:
         )
     elif not url.path.strip("/"):
         problems.append("store: rocksdb: needs a folder, such as rocksdb:///var/lib/app")
+    elif "\0" in unquote(url.path):
+        problems.append("store: rocksdb: a path holds no NUL (%00)")
     sync = options.get("sync", "false")
     if sync not in _BOOLEANS:
         problems.append(f"store: sync={sync!r}: true or false")
