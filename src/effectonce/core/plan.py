@@ -115,10 +115,10 @@ def plan(
 ) -> Plan:
     """Decide for every record. `known` answers `columns.keys`, row for row."""
     decisions = np.zeros(len(columns), np.uint8)
-    if known.seen.any():
-        same = known.fingerprints == columns.fingerprints
-        decisions[known.seen & same] = _REPEAT
-        decisions[known.seen & ~same] = _CONFLICT
+    seen = known.seen.nonzero()[0]
+    if len(seen):
+        same = known.fingerprints.take(seen) == columns.fingerprints.take(seen)
+        decisions[seen] = np.where(same, _REPEAT, _CONFLICT)
     if columns.unidentified:
         decisions[list(columns.unidentified)] = (
             _UNIDENTIFIED if unidentified is Unidentified.BLOCKS else _UNPROTECTED
@@ -166,10 +166,10 @@ def _cut(decisions: Decisions, leans: dict[int, int]) -> Plan:
     size, blocked_by = len(decisions), None
     if not decisions.any():
         return Plan(size, decisions, np.arange(size), leans)
-    blocked = np.flatnonzero(decisions >= _WAIT)
+    blocked = (decisions >= _WAIT).nonzero()[0]
     if len(blocked):
         size = int(blocked[0])
         blocked_by = Decision(int(decisions[size]))
         leans = {row: leader for row, leader in leans.items() if row < size}
-    runs = np.flatnonzero(decisions[:size] <= _UNPROTECTED)
+    runs = (decisions[:size] <= _UNPROTECTED).nonzero()[0]
     return Plan(size, decisions, runs, leans, blocked_by)
