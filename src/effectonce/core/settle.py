@@ -42,7 +42,8 @@ from effectonce.model import (
 FIRST_SERIAL: Final = 2
 """Serials 0 and 1 are a start's own writes, on an untouched row and on one that has run."""
 
-_DONE, _IGNORED, _RUN = int(Ending.DONE), int(Ending.IGNORED), int(Decision.RUN)
+_DONE, _RUN = int(Ending.DONE), int(Decision.RUN)
+_OVER: Final = bytes((Ending.DONE, Ending.IGNORED))
 
 Endings: TypeAlias = NDArray[np.uint8]
 
@@ -77,17 +78,15 @@ def serial_of(commit_id: bytes) -> int:
 
 def resolved_rows(plan: Plan, endings: Endings) -> int:
     """Length of the contiguous resolved prefix."""
-    ended = endings[plan.runs]
-    open_rows = plan.runs[(ended != _DONE) & (ended != _IGNORED)]
+    still_open = endings.take(plan.runs).tobytes().lstrip(_OVER)
     # a copy always stands behind the record it leans on, so the first open run bounds both
-    return int(open_rows[0]) if len(open_rows) else plan.size
+    return int(plan.runs[-len(still_open)]) if still_open else plan.size
 
 
 def marked_rows(plan: Plan, endings: Endings) -> Rows:
     """Rows that leave a marker, in delivered order."""
-    runs = plan.runs
-    marked: Rows = runs[(endings[runs] == _DONE) & (plan.decisions[runs] == _RUN)]
-    return marked
+    marked = (endings == _DONE) & (plan.decisions == _RUN)
+    return marked[: plan.size].nonzero()[0]
 
 
 def settle(
@@ -150,9 +149,9 @@ def _markers(columns: Columns, rows: Rows, outcomes: Mapping[int, Outcome]) -> M
     if len(rows) == len(columns) and not outcomes:
         return Markers(columns.keys, columns.fingerprints, columns.offsets)
     return Markers(
-        keys=columns.keys[rows],
-        fingerprints=columns.fingerprints[rows],
-        offsets=columns.offsets[rows],
+        keys=columns.keys.take(rows, axis=0),
+        fingerprints=columns.fingerprints.take(rows),
+        offsets=columns.offsets.take(rows),
         outcomes={i: outcomes[row] for i, row in enumerate(rows.tolist()) if row in outcomes}
         if outcomes
         else {},
