@@ -85,8 +85,9 @@ def resolved_rows(plan: Plan, endings: Endings) -> int:
 
 def marked_rows(plan: Plan, endings: Endings) -> Rows:
     """Rows that leave a marker, in delivered order."""
-    marked = (endings == _DONE) & (plan.decisions == _RUN)
-    return marked[: plan.size].nonzero()[0]
+    leaves = (endings == _DONE) & (plan.decisions == _RUN)
+    marked: Rows = leaves[: plan.size].nonzero()[0]
+    return marked
 
 
 def settle(
