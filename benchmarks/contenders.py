@@ -193,14 +193,17 @@ class TimedClient(ConfluentClient):
         if not self._ahead.full:
             time.sleep(LOOK_SECONDS)
             return super().fetch(1, timeout_seconds)
-        now = time.perf_counter()
-        self._began = self._began or now
-        if self._took_some:
-            self._ended = now  # whoever fetches again has settled what came before
+        self._began = self._began or time.perf_counter()
+        self.settled()
         fetched = super().fetch(limit, timeout_seconds)
         self._took_some = bool(fetched)
         self.timed += sum(map(len, fetched))
         return fetched
+
+    def settled(self) -> None:
+        """Whoever fetches again, or returns, has settled what came before."""
+        if self._took_some:
+            self._took_some, self._ended = False, time.perf_counter()
 
     @property
     def seconds(self) -> float:
@@ -226,6 +229,7 @@ def run_effectonce(job: Job, by: str) -> Run:
             consumer.run_batches(handle_batch, size=job.size, until=eo.END)
         else:
             consumer.run(handle_event, until=eo.END)
+        client.settled()
     return Run(client.timed, client.seconds, handled)
 
 

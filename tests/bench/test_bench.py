@@ -10,9 +10,11 @@ import pytest
 
 import benchmarks.bench as bench
 from benchmarks.contenders import Job, Run
-from benchmarks.loads import Load, deliveries, event_ids, partition_of
+from benchmarks.loads import PARTITIONS, Load, deliveries, event_ids, partition_of, produce
 from benchmarks.stored import fill_rocksdb, once_on
 from effectonce.model import NO_ID, Partition
+from effectonce.testing.plugin import TopicFactory
+from effectonce.testing.servers import KafkaServer
 
 WORLD = bench.World("nowhere:1", "unix://nowhere", Path(), ())
 LOAD = Load("topic", messages=100, repeats=10)
@@ -77,3 +79,16 @@ def test_a_filled_store_knows_each_event_in_the_partition_of_its_id(tmp_path: Pa
             assert marker is not None
             assert marker.key == key
     store.close()
+
+
+def test_on_a_real_broker_each_run_is_exact_and_timed(
+    kafka_server: KafkaServer, kafka_topic: TopicFactory, tmp_path: Path
+) -> None:
+    load = Load(kafka_topic(PARTITIONS), messages=4_000, repeats=10)
+    stored, ids = 2_000, event_ids(seed=5, count=6_000)
+    produce(kafka_server.bootstrap, load, ids, deliveries(load, stored, seed=5))
+    fill_rocksdb(tmp_path / "stored", load.topic, ids[:stored])
+    world = bench.World(kafka_server.bootstrap, "unix://nowhere", tmp_path, ids)
+    for runs in ("bare", "rocksdb_batch", "rocksdb_event"):
+        ns = bench.measure(world, bench.Contender(runs, runs), load, tmp_path / "stored")
+        assert 50 < ns < 1_000_000, runs
