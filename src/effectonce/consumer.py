@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from types import FrameType, TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, Self, TypeAlias
 
 from effectonce.assignment import Assignment
 from effectonce.errors import BrokerError, ConfigError, UnknownTopic
@@ -47,6 +47,9 @@ FETCH_SECONDS: Final = 0.1
 """A poll without records: also how late a signal is noticed."""
 POLL_SECONDS: Final = 1.0
 """Held records are worked on for at most this long between two polls."""
+Run: TypeAlias = Callable[[Task, Handler, Check], BaseException | None]
+"""Gives a task's events to a handler; returns what must be let through."""
+
 KEEPER_SECONDS: Final = 1.0
 """A handler call longer than this is slow: rebalances should not wait for it any longer."""
 
@@ -108,9 +111,7 @@ class OnceConsumer:
         error once every assigned partition has stopped (and, with END, if any has).
         """
         check_handler(handler, "event", in_store=self._once.in_store)
-        with self._running(until) as turns:
-            for task in turns:
-                self._carry_out(task, run_events, handler)
+        self._run(until, run_events, handler)
 
     def run_batches(
         self,
@@ -129,9 +130,7 @@ class OnceConsumer:
         if size is not None and size not in range(1, 65_536):
             raise ConfigError([f"size={size!r}: from 1 to 65535"])
         self._limit = size or self._once.limits.batch
-        with self._running(until) as turns:
-            for task in turns:
-                self._carry_out(task, run_batch, handler)
+        self._run(until, run_batch, handler)
 
     def __iter__(self) -> Iterator[Batch]:
         """Give batches to your own loop.
@@ -203,14 +202,20 @@ class OnceConsumer:
 
     # -- the loop ------------------------------------------------------------------------------
 
-    @contextmanager
-    def _running(self, until: Until) -> Iterator[Iterator[Task]]:
+    def _run(self, until: Until, run: Run, handler: Handler) -> None:
         if until not in list(Until):
             raise ConfigError([f"until={until!r}: effectonce.END, or left out"])
         self._start()
         with _on_sigterm(self.stop):
-            yield self._turns(until)
+            while not self._done(until):
+                self._take_turn(run, handler)
         self._raise_stopped(until)
+
+    def _take_turn(self, run: Run, handler: Handler) -> None:
+        """One task, which is forgotten before the next one is fetched."""
+        task = self._turn()
+        if task is not None:
+            self._carry_out(task, run, handler)
 
     def _start(self) -> None:
         if self._closed:
@@ -238,12 +243,6 @@ class OnceConsumer:
         )
         self._client.subscribe(self._topics, self._assignment)
         self._started = True
-
-    def _turns(self, until: Until) -> Iterator[Task]:
-        while not self._done(until):
-            task = self._turn()
-            if task is not None:
-                yield task
 
     def _turn(self) -> Task | None:
         """One look around: what is due is done, and at most one task is decided."""
@@ -297,12 +296,7 @@ class OnceConsumer:
 
     # -- handlers ------------------------------------------------------------------------------
 
-    def _carry_out(
-        self,
-        task: Task,
-        run: Callable[[Task, Handler, Check], BaseException | None],
-        handler: Handler,
-    ) -> None:
+    def _carry_out(self, task: Task, run: Run, handler: Handler) -> None:
         escaping: BaseException | None = None
         try:
             self._enter(task)
@@ -313,12 +307,7 @@ class OnceConsumer:
         if escaping is not None:
             raise escaping
 
-    def _hand_to(
-        self,
-        task: Task,
-        run: Callable[[Task, Handler, Check], BaseException | None],
-        handler: Handler,
-    ) -> BaseException | None:
+    def _hand_to(self, task: Task, run: Run, handler: Handler) -> BaseException | None:
         began = self._clock.monotonic()
         slice_end = began + self._once.limits.commit_seconds
 

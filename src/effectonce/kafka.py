@@ -79,12 +79,12 @@ class MessageRecords:
 
     def values(self) -> Sequence[bytes | None]:
         if self._values is None:
-            self._values = [m.value() for m in self._messages]
+            self._values = list(map(Message.value, self._messages))
         return self._values
 
     def keys(self) -> Sequence[bytes | None]:
         if self._keys is None:
-            self._keys = [m.key() for m in self._messages]
+            self._keys = list(map(Message.key, self._messages))
         return self._keys
 
     def headers(self) -> Sequence[Headers]:
@@ -158,11 +158,9 @@ class ConfluentClient:
         messages = [first]
         if limit > 1:
             messages += self._consumer.consume(limit - 1, 0)
-        numbers = [m.partition() for m in messages if m.error() is None]
-        if len(numbers) < len(messages):
+        if any(map(Message.error, messages)):
             messages = self._without_errors(messages)
-            numbers = [m.partition() for m in messages]
-        return _grouped(messages, numbers, self._topics)
+        return _grouped(messages, self._topics)
 
     def _without_errors(self, messages: list[Message]) -> list[Message]:
         """An error comes as a message without headers and with its text as the value."""
@@ -369,17 +367,15 @@ def _bare(partitions: Sequence[TopicPartition]) -> list[_TopicPartition]:
     return [_TopicPartition(*partition) for partition in partitions]
 
 
-def _grouped(
-    messages: list[Message], numbers: list[int | None], topics: Sequence[str]
-) -> Sequence[Records]:
+def _grouped(messages: list[Message], topics: Sequence[str]) -> Sequence[Records]:
     """By partition, in delivered order. A drained batch mostly holds a single one."""
     if not messages:
         return ()
-    # of a single topic nobody needs to ask each message: 25 ns
-    names: list[str | None] = [topics[0]] * len(messages)
-    if len(topics) > 1:
-        names = [m.topic() for m in messages]
     size = len(messages)
+    numbers = list(map(Message.partition, messages))
+    # of a single topic nobody needs to ask each message: 25 ns
+    one = len(topics) == 1
+    names: list[str | None] = [topics[0]] * size if one else list(map(Message.topic, messages))
     if numbers.count(numbers[0]) == size and names.count(names[0]) == size:
         return (MessageRecords(names[0], numbers[0], messages),)  # type: ignore[arg-type]
     groups: dict[tuple[str | None, int | None], list[Message]] = {}
