@@ -10,7 +10,9 @@ comes later is judged by the store's fence.
 
 from __future__ import annotations
 
+import gc
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -47,6 +49,14 @@ FETCH_SECONDS: Final = 0.1
 """A poll without records: also how late a signal is noticed."""
 POLL_SECONDS: Final = 1.0
 """Held records are worked on for at most this long between two polls."""
+SWEEPS: Final = sys.version_info < (3, 14) and getattr(sys, "_is_gil_enabled", lambda: True)()
+"""Whether the young generations are collected between two batches, while no message is alive.
+
+Left to itself the collector runs in the middle of a batch, takes its messages for old, and soon
+walks the whole heap for them: 125 ns a message, against 4 for this (batches of 1000, a heap of
+34,000 objects). Elsewhere `collect(1)` is another thing: a full collection, or one of its slices.
+"""
+
 Run: TypeAlias = Callable[[Task, Handler, Check], BaseException | None]
 """Gives a task's events to a handler; returns what must be let through."""
 
@@ -256,6 +266,8 @@ class OnceConsumer:
         ours.see_to_what_is_due()
         ready = ours.ready()
         if ready is None:
+            if SWEEPS and gc.isenabled():
+                gc.collect(1)
             ours.fetch(self._limit, FETCH_SECONDS)
             ready = ours.ready()
         elif ours.since_poll(self._clock.monotonic()) > POLL_SECONDS:
