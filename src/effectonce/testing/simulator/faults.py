@@ -2,11 +2,18 @@
 
 Around every port call a process may be killed or frozen, before it and after it; every call may
 fail before it does anything, or be done and not answered. The rest happens to all of them.
+
+Whatever fires passes one gate, `Faults.falls`, which numbers it. A fault is known by its place: on
+whom, what, and at which time of taking that step; a schedule that is cut down fires what it lists,
+there and nowhere else. How long it lasts is drawn from its place, so that to leave one out
+changes no other.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
@@ -25,12 +32,37 @@ FAILS: Final = Fate(before=True)
 UNANSWERED: Final = Fate(after=True)
 
 
+Place = tuple[str, str, str, int]
+"""On whom, which kind, at which step, at which time of taking it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One that fell. Its number is its turn in the whole run of its seed."""
+
+    number: int
+    who: str
+    kind: str
+    step: str
+    time: int
+
+    @property
+    def place(self) -> Place:
+        return self.who, self.kind, self.step, self.time
+
+    def __str__(self) -> str:
+        return f"#{self.number} {self.kind.upper()} at {self.step}, time {self.time}"
+
+
 class Faults:
     """Fires them, and counts them by the step that they fell upon."""
 
-    def __init__(self, world: Any, chance: Random) -> None:
+    def __init__(self, world: Any, chance: Random, only: Iterable[Fault] | None = None) -> None:
         self._world = world
         self._chance = chance
+        self._listed = None if only is None else {fault.place: fault for fault in only}
+        self._times: Counter[tuple[str, str]] = Counter()
+        self.fell: list[Fault] = []
         self.on = True
         self.full_until = 0.0
         self.counts: Counter[tuple[str, str]] = Counter()
@@ -44,17 +76,37 @@ class Faults:
     def fired(self, kind: str, step: str) -> None:
         self.counts[kind, step] += 1
 
+    def falls(self, who: str, kind: str, step: str, time: int, *, drawn: bool) -> Random | None:
+        """The one gate: drawn, or listed where a list is given. Answers what its length is for."""
+        if self._listed is not None:
+            listed = self._listed.get((who, kind, step, time))
+            if listed is None:
+                return None
+            fault = listed
+        elif not drawn:
+            return None
+        else:
+            fault = Fault(len(self.fell) + 1, who, kind, step, time)
+        self.fell.append(fault)
+        self._world.tell(who, str(fault))
+        return Random(f"{self._world.name} {fault.place}")
+
     def around(self, process: Any, step: str) -> None:
         if not self.on:
             return
-        drawn = self._chance.random()
-        if drawn < self._crash:
+        who, drawn = process.name, self._chance.random()
+        self._times[who, step] += 1
+        if self._listed is None and drawn >= self._crash + self._freeze:
+            return  # as nearly always
+        time = self._times[who, step]
+        if self.falls(who, "crash", step, time, drawn=drawn < self._crash):
             self.fired("crash", step)
-            self._world.tell(process.name, f"CRASH at {step}")
             process.kill()
-        elif drawn < self._crash + self._freeze:
+            return
+        freezes = self._crash <= drawn < self._crash + self._freeze
+        if length := self.falls(who, "freeze", step, time, drawn=freezes):
             self.fired("freeze", step)
-            self._world.freeze(process, self._chance.choice([0.3, 1.0, 3.0]))
+            self._world.freeze(process, length.choice([0.3, 1.0, 3.0]))
 
     def fate(self, process: Any, step: str) -> Fate:
         if not self.on:
@@ -65,24 +117,32 @@ class Faults:
         if step in ("handler", "fetch", "revoke", "leave", "store.release"):
             return FINE
         drawn = self._chance.random()
-        if drawn >= self._fails:
+        if self._listed is None and drawn >= self._fails:
             return FINE
-        if drawn < self._fails / 2:
+        who, time = process.name, self._times[process.name, step]
+        if self.falls(who, "fails", step, time, drawn=drawn < self._fails / 2):
             self.fired("fails", step)
-            self._world.tell(process.name, f"{step} FAILS")
             return FAILS
-        self.fired("done but unanswered", step)
-        self._world.tell(process.name, f"{step} is done but UNANSWERED")
-        return UNANSWERED
+        unanswered = self._fails / 2 <= drawn < self._fails
+        if self.falls(who, "done but unanswered", step, time, drawn=unanswered):
+            self.fired("done but unanswered", step)
+            return UNANSWERED
+        return FINE
 
     def handler_raises(self, process: Any, kind: str) -> None:
-        if self.on and self._chance.random() < self._raises:
+        if not self.on:
+            return
+        time = self._times[process.name, "handler"]
+        drawn = self._chance.random() < self._raises
+        if self.falls(process.name, kind, "handler", time, drawn=drawn):
             self.fired(kind, "handler")
             self._world.judge.raised(process.name)
             raise HandlerRaised
 
     def handler_seconds(self, process: Any) -> float:
-        del process
-        if self.on and self._chance.random() < self._slow:
-            return self._chance.choice([0.3, 1.5, 3.0, 12.0])
+        if self.on:
+            time = self._times[process.name, "handler"] + 1  # it is asked before the call
+            drawn = self._chance.random() < self._slow
+            if length := self.falls(process.name, "slow handler", "handler", time, drawn=drawn):
+                return length.choice([0.3, 1.5, 3.0, 12.0])
         return 0.0005

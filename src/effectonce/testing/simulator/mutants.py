@@ -28,9 +28,8 @@ from effectonce.ports import Reach
 from effectonce.stores.commits import select
 from effectonce.testing.simulator import disk
 from effectonce.testing.simulator.disk import Disk, SimStore
-from effectonce.testing.simulator.judge import Violation
 from effectonce.testing.simulator.process import SimClient
-from effectonce.testing.simulator.world import Mode, Report, simulate
+from effectonce.testing.simulator.world import Mode, Report, attempt
 
 Break = Callable[[], AbstractContextManager[object]]
 
@@ -349,18 +348,10 @@ def kill(mutant: Mutant, first: int, bound: int) -> Report | None:
     """The first of `bound` seeds that catches it; None if it survives."""
     with mutant.broken():
         for seed in range(first, first + bound):
-            try:
-                report = simulate(seed, mutant.mode, mutant.reach)
-            except Exception as error:  # noqa: BLE001 - a breakage may break anything
-                return _crashed(seed, mutant, error)
+            report = attempt(seed, mutant.mode, mutant.reach)
             if report.violations:
                 return report
     return None
-
-
-def _crashed(seed: int, mutant: Mutant, error: Exception) -> Report:
-    why = Violation("wrongly stopped", f"{type(error).__name__}: {error}")
-    return Report(seed, mutant.mode, mutant.reach, (why,), 0, 0, {})
 
 
 __all__ = ["MUTANTS", "Mutant", "kill"]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any, Final
 
 from greenlet import getcurrent, greenlet
@@ -51,6 +52,7 @@ class Process:
     def __init__(self, world: Any, name: str) -> None:
         self.world = world
         self.name = name
+        self.chance = Random(f"{world.name} {name}")
         self.dead = self.ended = False
         self.frozen_until = 0.0
         self.skew_ms = 0
@@ -101,7 +103,7 @@ class Process:
         """Before a call: time passes, faults happen."""
         self._check()
         world = self.world
-        world.schedule.wait(world.latency() if seconds is None else seconds)
+        world.schedule.wait(0.001 * self.chance.random() if seconds is None else seconds)
         self._thaw()
         world.faults.around(self, step)
         self._thaw()
@@ -272,7 +274,7 @@ class SimClient:
         got = self._read(limit)
         if not got and timeout_seconds > 0:
             # a poll may be late; idle ones are, so that a seed costs fewer of them
-            self._process.sleep(timeout_seconds * self._world.chance.uniform(1.0, 4.0))
+            self._process.sleep(timeout_seconds * self._process.chance.uniform(1.0, 4.0))
             self._serve()
             got = self._read(limit)
         return got
@@ -288,7 +290,7 @@ class SimClient:
                 self._listener.on_position_gone(key, "out of range")
                 self._gone.add(key)  # as librdkafka: nothing more until a seek
                 continue
-            entries = log.read(position, min(limit, self._world.chance.randint(1, 12)))
+            entries = log.read(position, min(limit, self._process.chance.randint(1, 12)))
             if entries:
                 self._positions[key] = entries[-1].offset + 1
                 limit -= len(entries)
@@ -325,12 +327,12 @@ class SimClient:
         """It learns late, and perhaps by a plain revoke, as classic groups say it."""
         now = self._world.schedule.now
         if self._learns is None:
-            self._learns = now + self._world.chance.uniform(0, LEARNS_SECONDS)
+            self._learns = now + self._process.chance.uniform(0, LEARNS_SECONDS)
             self._world.faults.fired("zombie", "fetch")
         if now < self._learns:
             return
         all_of_it = sorted(self._positions)
-        plain = self._world.group.rule is not Rule.CONSUMER and self._world.chance.random() < 0.5
+        plain = self._world.group.rule is not Rule.CONSUMER and self._process.chance.random() < 0.5
         self._world.faults.fired("late revoke" if plain else "lost", "fetch")
         (listener.on_revoked if plain else listener.on_lost)(all_of_it)
         for key in all_of_it:
@@ -370,7 +372,7 @@ class SimClient:
             raise BrokerError("Kafka, commit: unknown member")
         land = self._landing(offsets, member)
         if mode is CommitMode.ASYNC:
-            self._world.schedule.at(self._world.latency(), land)
+            self._world.schedule.at(0.001 * self._process.chance.random(), land)
         else:
             land()
         self._process.leave("kafka.commit", ", ".join(f"{o.partition}:{o.offset}" for o in offsets))

@@ -28,7 +28,7 @@ from effectonce.testing.simulator.broker import (
     Rule,
 )
 from effectonce.testing.simulator.disk import Disk, SimStore
-from effectonce.testing.simulator.faults import Faults
+from effectonce.testing.simulator.faults import Fault, Faults
 from effectonce.testing.simulator.judge import Judge, Violation
 from effectonce.testing.simulator.process import Process
 from effectonce.testing.simulator.schedule import Schedule
@@ -37,6 +37,7 @@ FAULTS_SECONDS: Final = 6.0
 LIMIT_SECONDS: Final = 150.0
 """After the faults: more than every backoff, session and topic check of the driver together."""
 RECORDS: Final = 220
+MEMBERS: Final = 3
 DAY_MS: Final = 86_400_000
 WALL_MS: Final = 1_800_000_000_000
 
@@ -46,6 +47,18 @@ class Mode(Enum):
 
     IN_STORE = "in-store"
     OUTSIDE = "outside-repeat"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A schedule cut down: only these faults, so many records and members."""
+
+    only: tuple[Fault, ...] | None = None
+    records: int = RECORDS
+    members: int = MEMBERS
+
+
+WHOLE: Final = Cut()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +73,8 @@ class Report:
     steps: int
     faults: dict[tuple[str, str], int] = field(hash=False)
     timeline: tuple[str, ...] = ()
+    fell: tuple[Fault, ...] = ()
+    members: int = 0
 
 
 class World:
@@ -68,25 +83,31 @@ class World:
     topic: Final = "payments"
     group_name: Final = "billing"
 
-    def __init__(self, seed: int, mode: Mode, reach: Reach, *, timeline: bool = False) -> None:
-        self.seed, self.mode = seed, mode
-        self.chance = Random(f"{seed} {mode.value} {reach.value}")
+    def __init__(
+        self, seed: int, mode: Mode, reach: Reach, *, cut: Cut = WHOLE, timeline: bool = False
+    ) -> None:
+        self.seed, self.mode, self.cut = seed, mode, cut
+        self.name = f"{seed} {mode.value} {reach.value}"
+        # each draws from its own source: what is left out of one changes no other
+        self.chance = Random(self.name)
+        self._producer = Random(f"{self.name} producer")
         self.schedule = Schedule()
         self.timeline: list[str] | None = [] if timeline else None
         self.judge = Judge()
-        self.faults = Faults(self, self.chance)
+        self.faults = Faults(self, Random(f"{self.name} faults"), cut.only)
         self.disk = Disk(reach)
         self.backup = self.disk.copy()
         keys = [(self.topic, number) for number in range(self.chance.randint(1, 4))]
         self.logs = {key: Log() for key in keys}
         self.topic_id = self.chance.randbytes(16)
-        self.group = Group(self.chance.choice(list(Rule)), keys, self.chance)
+        rule = self.chance.choice(list(Rule))
+        self.group = Group(rule, keys, Random(f"{self.name} group"))
         self.processes: list[Process] = []
-        self.wanted = self.chance.randint(1, 3)
+        self.wanted = min(self.chance.randint(1, MEMBERS), cut.members)
         self.excused: set[str] = set()
         """Events that retention or a deleted topic took before their effect."""
         self.produced = 0
-        self._born = 0
+        self._born = self._acts = 0
         self._wall_ms = WALL_MS
         self._recent: dict[int, list[str]] = {}
 
@@ -103,9 +124,6 @@ class World:
             on_reset="dedupe",
             gap="accept",
         )
-
-    def latency(self) -> float:
-        return 0.001 * self.chance.random()
 
     def wall_ms(self) -> int:
         return self._wall_ms + int(self.schedule.now * 1000)
@@ -159,25 +177,28 @@ class World:
     # -- what happens to all of them -----------------------------------------------------------
 
     def produce(self) -> None:
-        for _ in range(self.chance.randint(1, 12)):
-            if self.produced >= RECORDS:
+        for _ in range(self._producer.randint(1, 12)):
+            if self.produced >= self.cut.records:
                 return
             self._produce_one()
-        self.schedule.at(self.chance.uniform(0.0, 0.5), self.produce)
+        self.schedule.at(self._producer.uniform(0.0, 0.5), self.produce)
 
     def _produce_one(self) -> None:
         self.produced += 1
-        key = self.chance.choice(list(self.logs))
+        chance, faults = self._producer, self.faults
+        key = chance.choice(list(self.logs))
         recent = self._recent.setdefault(key[1], [])
         gap = 0
-        if self.chance.random() < 0.08:
-            gap = self.chance.randint(1, 3)
-            self.faults.fired("log gap", "log")
-        if recent and self.chance.random() < 0.15:
-            name = self.chance.choice(recent)
-            self.faults.fired("producer retry", "log")
-            if self.disk.reach is Reach.SHARED and self.chance.random() < 0.3:
-                key = self.chance.choice(list(self.logs))
+        drawn, again = chance.random() < 0.08, chance.random() < 0.15 and bool(recent)
+        if size := faults.falls("producer", "log gap", "log", self.produced, drawn=drawn):
+            gap = size.randint(1, 3)
+            faults.fired("log gap", "log")
+        copy = faults.falls("producer", "producer retry", "log", self.produced, drawn=again)
+        if copy and recent:
+            name = copy.choice(recent)
+            faults.fired("producer retry", "log")
+            if self.disk.reach is Reach.SHARED and copy.random() < 0.3:
+                key = copy.choice(list(self.logs))
         else:
             name = f"e{self.produced}"
             (raw,) = (keys_of([name.encode()], None).tobytes(),)
@@ -190,18 +211,22 @@ class World:
         """Every now and then, something."""
         if not self.faults.on:
             return
-        acts: list[tuple[Callable[[], None], float]] = [
-            (self._back_up, 2), (self._put_back, 0.4), (self._reset, 0.5), (self._delete, 0.3),
-            (self._recreate, 0.3), (self._retain, 0.5), (self._fill, 0.5), (self._step_clock, 1),
-            (self._sleep_days, 0.5), (self._leave, 1),
-        ]  # fmt: skip
-        (act,) = self.chance.choices([a for a, _ in acts], [w for _, w in acts])
-        act()
+        self._acts += 1
+        self.chance.seed(f"{self.name} act {self._acts}")  # whatever came before
         self.schedule.at(self.chance.uniform(0.1, 1.5), self.befall)
+        acts: list[tuple[Callable[[], None], str, float]] = [
+            (self._back_up, "", 2), (self._put_back, "old backup", 0.4),
+            (self._reset, "operator reset", 0.5), (self._delete, "group deleted", 0.3),
+            (self._recreate, "topic recreated", 0.3), (self._retain, "retention", 0.5),
+            (self._fill, "store full", 0.5), (self._step_clock, "clock step", 1),
+            (self._sleep_days, "days of downtime", 0.5), (self._leave, "member leaves", 1),
+        ]  # fmt: skip
+        ((act, kind, _),) = self.chance.choices(acts, [weight for *_, weight in acts])
+        if not kind or self.faults.falls("world", kind, "world", self._acts, drawn=True):
+            act()
 
     def _befell(self, kind: str) -> None:
         self.faults.fired(kind, "world")
-        self.tell("world", kind.upper())
 
     def _stop_all(self) -> None:
         """As an operator does before he touches offsets or files: nobody runs any more."""
@@ -297,7 +322,7 @@ class World:
         self.tell("world", "faults stop")
 
     def over(self) -> bool:
-        if self.faults.on or self.produced < RECORDS:
+        if self.faults.on or self.produced < self.cut.records:
             return False
         return all(log.remaining(self.next_of(key)) == 0 for key, log in self.logs.items())
 
@@ -324,10 +349,14 @@ class World:
             log.setLevel(level)
             signal.signal(signal.SIGTERM, handler)
             random.setstate(state)
+        return self.report()
+
+    def report(self) -> Report:
+        """What came of it so far."""
         return Report(
             self.seed, self.mode, self.disk.reach, tuple(self.judge.violations),
             self.judge.deliveries, self.schedule.steps, dict(self.faults.counts),
-            tuple(self.timeline or ()),
+            tuple(self.timeline or ()), tuple(self.faults.fell), self.wanted,
         )  # fmt: skip
 
     def _stuck(self) -> None:
@@ -358,7 +387,20 @@ def simulate(
     mode: Mode = Mode.IN_STORE,
     reach: Reach = Reach.EMBEDDED,
     *,
+    cut: Cut = WHOLE,
     timeline: bool = False,
 ) -> Report:
     """Run one seed to its end, and judge it."""
-    return World(seed, mode, reach, timeline=timeline).run()
+    return World(seed, mode, reach, cut=cut, timeline=timeline).run()
+
+
+def attempt(
+    seed: int, mode: Mode, reach: Reach, *, cut: Cut = WHOLE, timeline: bool = False
+) -> Report:
+    """The same for code that was broken on purpose: whatever it raises is a violation too."""
+    world = World(seed, mode, reach, cut=cut, timeline=timeline)
+    try:
+        return world.run()
+    except Exception as error:  # noqa: BLE001 - a breakage may break anything
+        world.judge.broken("wrongly stopped", f"{type(error).__name__}: {error}")
+        return world.report()
