@@ -51,7 +51,7 @@ class Fault:
         return self.who, self.kind, self.step, self.time
 
     def __str__(self) -> str:
-        return f"#{self.number} {self.kind.upper()} at {self.step}, time {self.time}"
+        return f"#{self.number} {self.kind.upper()} at {self.step} no. {self.time}"
 
 
 class Faults:

@@ -161,7 +161,8 @@ class Process:
         self.enter("handler", seconds)
         self.world.faults.handler_raises(self, "handler raises")
         if self.world.timeline is not None:
-            self.world.tell(self.name, f"handler: {event.partition}@{event.offset}")
+            name = (event.value or b"").decode()
+            self.world.tell(self.name, f"handler: {event.partition}@{event.offset} {name}")
 
     def _after(self, event: Event) -> object:
         del event

@@ -130,7 +130,7 @@ class World:
 
     def tell(self, who: str, what: str) -> None:
         if self.timeline is not None:
-            self.timeline.append(f"{self.schedule.now:9.4f}  {who:<6} {what}")
+            self.timeline.append(f"{self.schedule.now:9.4f}  {who:<8} {what}")
 
     # -- members -------------------------------------------------------------------------------
 
@@ -206,6 +206,7 @@ class World:
             recent.append(name)
             del recent[:-8]
         self.logs[key].append(name, self.wall_ms(), gap)
+        self.tell("producer", f"log: {key[1]}@{self.logs[key].end - 1} {name}")
 
     def befall(self) -> None:
         """Every now and then, something."""
