@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from effectonce.core.stall import Pace, pace
-from effectonce.core.start import Begin, Refuse, Situation, first_mark, start, witness_of
+from effectonce.core.start import Begin, Refuse, Reopen, Situation, first_mark, start, witness_of
 from effectonce.desk import Desk
 from effectonce.errors import BrokerError, StartRefused, StoreError, StoreLocked, UnknownTopic
 from effectonce.hooks import PartitionBegan, emit
@@ -68,6 +68,10 @@ class Beginner:
         try:
             situation = self._ask(owned, opened, topic_id)
             decided = start(situation, self._once.start_policy)
+            if isinstance(decided, Reopen):
+                owned.opened = self._once.store.open(owned.at, topic_id, above=decided.above)
+                owned.due = 0.0
+                return
             if isinstance(decided, Refuse) and self._recreated(owned, topic_id):
                 owned.opened = None
                 owned.due = self._clock.monotonic() + BROKER_WAIT_SECONDS

@@ -181,6 +181,10 @@ class Desk:
         if task.transaction is not None and work.is_torn:
             owned.held.appendleft(task.records)  # rolled back whole, to be decided again
             return
+        if work.failures and not self._once.in_store:
+            # it may have had its effect before it raised: the next run of it is told so
+            failed = int(task.columns.offsets[max(work.failures)])
+            owned.maybe_repeated_below = max(owned.maybe_repeated_below, failed + 1)
         resolved = resolved_rows(task.plan, work.endings)
         commit = settle(
             owned.row,

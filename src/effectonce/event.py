@@ -237,7 +237,7 @@ class Event:
 
     @property
     def maybe_repeated(self) -> bool:
-        """This event may have run before: its former owner ended without saying.
+        """This event may have run before: its former owner ended without saying, or it failed here.
 
         Always false for in-store effects, which were rolled back.
         """

@@ -133,8 +133,11 @@ class Store(Protocol):
         """Create what is missing; the store's random id (16 bytes), the same for ever after."""
         ...
 
-    def open(self, at: Partition, topic_id: bytes) -> Opened:
+    def open(self, at: Partition, topic_id: bytes, *, above: int = 0) -> Opened:
         """Begin an ownership period: bump the epoch, durably, and return the row as it was.
+
+        The new epoch is higher than the row's, and than `above`: a store that lost its last
+        moments would hand one out twice that Kafka has seen.
 
         A partition never seen gets a row with `next` UNSET; `Opened.row` is then None. Fences
         every earlier owner. Raises StoreLocked while another process holds an embedded one.

@@ -234,6 +234,22 @@ def test_a_store_that_is_down_when_a_new_group_asks_who_came_before_is_waited_fo
     assert effects_in(store) == []
 
 
+def test_an_event_that_failed_here_is_told_that_it_may_have_run_or_it_is_charged_twice() -> None:
+    said: list[tuple[str, bool]] = []
+
+    def fails_once(event: eo.Event) -> None:
+        said.append((event.id, event.maybe_repeated))
+        if event.id == IDS[1] and said.count((IDS[1], True)) == 0:
+            raise ValueError
+
+    outside: dict[str, Any] = {"effects": eo.Outside("repeat")}
+    log = Log(dict(enumerate(IDS[:3])))
+    retry = eo.Retry(wait_initial=timedelta(0))
+    with consumer_of(LogClient(log), MemoryStore(), retry=retry, **outside) as consumer:
+        consumer.run(fails_once, until=eo.END)
+    assert said == [(IDS[0], False), (IDS[1], False), (IDS[1], True), (IDS[2], False)]
+
+
 # -- in good order ---------------------------------------------------------------------------------
 
 

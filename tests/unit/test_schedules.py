@@ -17,7 +17,7 @@ import pytest
 from effectonce.core.plan import Columns, plan
 from effectonce.core.settle import FIRST_SERIAL, Ended, Moment, settle
 from effectonce.core.stall import first_start, rest
-from effectonce.core.start import Refuse, Situation, StartPolicy, start, witness_of
+from effectonce.core.start import Refuse, Reopen, Situation, StartPolicy, start, witness_of
 from effectonce.errors import StoreError
 from effectonce.model import (
     UNSET,
@@ -26,8 +26,8 @@ from effectonce.model import (
     Commit,
     Committed,
     LogEnds,
-    OnExisting,
     Opened,
+    OnExisting,
     Position,
     Query,
     Stale,
@@ -126,6 +126,11 @@ class World:
             shared=True,
         )
         decided = start(situation, self.policy)
+        if isinstance(decided, Reopen):  # it was told of already: begin once more, above that
+            again = self.store.open(AT, ROW.topic_id, above=decided.above)
+            self.members[who] = Member(again)
+            self.epoch = again.epoch
+            return
         if isinstance(decided, Refuse):
             assert member.opened.epoch < self.epoch, decided
             del self.members[who]  # the other has opened: what this one holds of the row is old

@@ -14,6 +14,7 @@ from effectonce.core.stall import first_start
 from effectonce.core.start import (
     Begin,
     Refuse,
+    Reopen,
     Situation,
     StartPolicy,
     Witness,
@@ -85,14 +86,26 @@ def situation(
     )
 
 
-def begun(s: Situation, policy: StartPolicy = POLICY) -> Begin:
+def decide(s: Situation, policy: StartPolicy) -> tuple[Situation, Begin | Refuse]:
+    """Opened anew above an epoch that Kafka has seen, as the driver does it."""
     decided = start(s, policy)
+    if isinstance(decided, Reopen):
+        assert decided.above >= s.epoch
+        row = replace(s.row, epoch=s.epoch) if s.row else None
+        s = replace(s, row=row, epoch=decided.above + 1)
+        decided = start(s, policy)
+    assert not isinstance(decided, Reopen), "asked for ever"
+    return s, decided
+
+
+def begun(s: Situation, policy: StartPolicy = POLICY) -> Begin:
+    _, decided = decide(s, policy)
     assert isinstance(decided, Begin), decided
     return decided
 
 
 def refused(s: Situation, policy: StartPolicy = POLICY) -> Refuse:
-    decided = start(s, policy)
+    _, decided = decide(s, policy)
     assert isinstance(decided, Refuse), decided
     return decided
 
@@ -220,14 +233,26 @@ def test_row_7_a_directory_without_a_witness_is_refused_or_an_old_copy_would_rep
     assert "50" in refuse.message
 
 
-@pytest.mark.parametrize(
-    "committed", [ours(51), ours(50, epoch=EPOCH + 1)], ids=["ahead", "newer epoch"]
-)
+@pytest.mark.parametrize("epoch", [EPOCH, EPOCH + 1])
 @pytest.mark.parametrize("shared", [False, True])
-def test_row_8_a_store_that_went_back_says_so_loudly(committed: Committed, shared: bool) -> None:
-    begin = begun(situation(HAS, committed, shared=shared))
+def test_row_8_a_store_that_went_back_says_so_loudly(epoch: int, shared: bool) -> None:
+    begin = begun(situation(HAS, ours(51, epoch=epoch), shared=shared))
     assert (begin.row, begin.position.next, begin.write) == ("8", 50, False)
     assert begin.loud
+
+
+@pytest.mark.parametrize("seen", [EPOCH + 1, EPOCH + 9])
+@pytest.mark.parametrize("row", [None, HAS])
+@pytest.mark.parametrize("topic_id", [TOPIC, OLD_TOPIC])
+def test_an_epoch_that_kafka_has_seen_is_not_used_again_or_two_owners_were_one(
+    seen: int, row: Position | None, topic_id: bytes
+) -> None:
+    decided = start(situation(row, ours(50, epoch=seen, topic_id=topic_id)), POLICY)
+    assert decided == Reopen(above=seen)
+
+
+def test_an_epoch_of_another_store_is_none_of_ours() -> None:
+    assert refused(situation(HAS, ours(50, epoch=EPOCH + 9, store_id=OTHER_STORE))).row == "2"
 
 
 @pytest.mark.parametrize("committed", [ours(50), ours(49, epoch=3), ours(0)])
@@ -505,13 +530,12 @@ def check_begin(s: Situation, policy: StartPolicy, begin: Begin) -> None:
 def check_asked_again(s: Situation, policy: StartPolicy, first: Begin) -> None:
     """Once more in one ownership period: the row is written, Kafka was told or did not answer."""
     for told in (False, True):
-        again = start(replace(after_a_crash(s, first, told), epoch=s.epoch), policy)
+        _, again = decide(replace(after_a_crash(s, first, told), epoch=s.epoch), policy)
         assert isinstance(again, Begin), again
         assert again.position.next == first.position.next
         # one commit id, one content: or the store would take one for a re-send of the other
-        assert again.position == first.position or again.position.commit_id != (
-            first.position.commit_id
-        )
+        content = replace(again.position, epoch=first.position.epoch)
+        assert content == first.position or content.commit_id != first.position.commit_id
         assert not told or again.row != "8", "our own witness is no sign of an older store"
 
 
@@ -520,7 +544,7 @@ def check_crashes(s: Situation, policy: StartPolicy, first: Begin) -> None:
     begin = first
     for told in (False, False, True):
         s = after_a_crash(s, begin, told)
-        again = start(s, policy)
+        s, again = decide(s, policy)
         assert isinstance(again, Begin), again
         assert again.position.next == first.position.next
         assert again.position.run >= first.position.run
@@ -539,7 +563,7 @@ def test_whatever_is_found_a_start_is_decided_and_a_crash_changes_nothing(
 ) -> None:
     met = set()
     for s, policy in worlds(shared, topic_id, log):
-        decided = start(s, policy)
+        s, decided = decide(s, policy)
         try:
             if isinstance(decided, Refuse):
                 check_refusal(decided)

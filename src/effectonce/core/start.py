@@ -13,7 +13,7 @@ was written by a start and nothing has run since (its commit has serial 0).
 | 5   | none           | none, or a mark            | L, or the mark; pinned                       |
 | 6   | none           | foreign                    | K, horizon K: a plain group is adopted       |
 | 7   | has            | none                       | shared, or untouched: S; embedded: refuse    |
-| 8   | has            | ours, ahead or newer epoch | S, loudly: the store went back               |
+| 8   | has            | ours, ahead                | S, loudly: the store went back               |
 | 9   | has            | ours, else                 | S: Kafka lags                                |
 | 10  | has            | foreign, K = S             | shared, or untouched: S                      |
 |     | untouched      | foreign, answered by S     | S: we died before Kafka was told             |
@@ -25,7 +25,8 @@ A witness of epoch 0, which is never handed out, marks where the log ended when 
 with `start="latest"`. All partitions are marked in one request, so that a partition without a mark
 is one that was added later, and begins at its first record. It says nothing to a row: row 9.
 
-Two more refusals stand in front: a row written under another `identify`, or another `window`.
+In front of it: an epoch that Kafka has seen is never used again; the store is opened anew above it.
+Two more refusals stand there: a row written under another `identify`, or another `window`.
 (next, our metadata) goes to Kafka before the first record runs; without that, a successor that
 crashed before its first commit is invisible (416 repeats in the model without it, 0 with it).
 """
@@ -113,6 +114,18 @@ class Begin:
 
 
 @dataclass(frozen=True, slots=True)
+class Reopen:
+    """Kafka has seen this epoch, or a later one: open once more, above that, and read again.
+
+    The store went back and hands its epochs out again: two owners of one epoch could not be told
+    apart (simulated: one's commit was taken for a re-send of the other's, and was never stored).
+    Or somebody has opened the partition since we did, and what we hold of its row is old.
+    """
+
+    above: int
+
+
+@dataclass(frozen=True, slots=True)
 class Refuse:
     """Do not begin. The message says what is safe and what to do."""
 
@@ -120,13 +133,21 @@ class Refuse:
     message: str
 
 
-def start(situation: Situation, policy: StartPolicy) -> Begin | Refuse:
+def start(situation: Situation, policy: StartPolicy) -> Begin | Reopen | Refuse:
     """Where the partition begins, or why it may not."""
+    if (seen := _epoch_seen(situation)) >= situation.epoch:
+        return Reopen(above=seen)
     refusal = _wrong_row(situation, policy)
     begin = refusal or _begin(situation, policy)
     if isinstance(begin, Refuse):
         return begin
     return _within_log(begin, situation, policy)
+
+
+def _epoch_seen(s: Situation) -> int:
+    """The last epoch of this store that Kafka has heard of, whatever topic it was for."""
+    ours = read_witness(s.committed.metadata) if s.committed else None
+    return ours.epoch if ours and ours.store_id == s.store_id else 0
 
 
 def _wrong_row(s: Situation, policy: StartPolicy) -> Refuse | None:
@@ -258,11 +279,11 @@ def _witness_gone(s: Situation, row: Position) -> Begin | Refuse:
 
 
 def _our_witness(s: Situation, row: Position, committed: Committed, ours: Witness) -> Begin:
-    if committed.offset > row.next or ours.epoch > row.epoch:
+    if committed.offset > row.next:
         loud = (
-            f"{s.at}: the store is older than Kafka's witness (offset {row.next} in epoch "
-            f"{row.epoch}, Kafka has {committed.offset} in {ours.epoch}): restored from a copy, or "
-            f"a suffix was lost. Going on at {row.next}: effects inside the store went back with "
+            f"{s.at}: the store is older than Kafka's witness (offset {row.next}, Kafka has "
+            f"{committed.offset} of epoch {ours.epoch}): restored from a copy, or a suffix was "
+            f"lost. Going on at {row.next}: effects inside the store went back with "
             "it and happen again; effects outside may repeat"
         )
         return _same(s, "8", row, loud)

@@ -63,12 +63,12 @@ class MemoryStore:
     def prepare(self) -> bytes:
         return self._id
 
-    def open(self, at: Partition, topic_id: bytes) -> Opened:
+    def open(self, at: Partition, topic_id: bytes, *, above: int = 0) -> Opened:
         with self._lock:
             row = self._tables.positions.get(at)
             if row is None:
                 row = Position(store_id=self._id, topic_id=topic_id, epoch=0)
-            epoch = row.epoch + 1
+            epoch = max(row.epoch, above) + 1
             self._tables.positions[at] = replace(row, epoch=epoch)
             return Opened(row=None if row.next == UNSET else row, epoch=epoch)
 

@@ -72,8 +72,8 @@ class RocksDBStore:
                     raise failure(error, "the store", self.path) from error
             return self._id
 
-    def open(self, at: Partition, topic_id: bytes) -> Opened:
-        return self._partition(at).open(topic_id)
+    def open(self, at: Partition, topic_id: bytes, *, above: int = 0) -> Opened:
+        return self._partition(at).open(topic_id, above)
 
     def has_positions(self, scope: str, group: str, topic: str) -> bool:
         numbers = partition_numbers(topic_folder(self.path, scope, group, topic))

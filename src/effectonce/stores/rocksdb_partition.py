@@ -80,11 +80,11 @@ class PartitionDatabase:
         self._ours: tuple[int, bytes] | None = None
         """Epoch and incarnation of our ownership; None: closed."""
 
-    def open(self, topic_id: bytes) -> Opened:
+    def open(self, topic_id: bytes, above: int = 0) -> Opened:
         with self._lock:
             image = self._image if self._image is not None else self._connect()
             before = image.row if image is not None else self._blank(topic_id)
-            epoch = before.position.epoch + 1
+            epoch = max(before.position.epoch, above) + 1
             after = replace(
                 before,
                 position=replace(before.position, epoch=epoch),

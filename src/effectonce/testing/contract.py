@@ -194,8 +194,10 @@ class StoreContract:
         store.release(AT)
         epochs.append(store.open(AT, TOPIC_ID).epoch)
         store = reopened(store)
-        epochs.append(store.open(AT, TOPIC_ID).epoch)
+        epochs.append(store.open(AT, TOPIC_ID, above=2**40).epoch)
+        epochs.append(store.open(AT, TOPIC_ID, above=7).epoch)
         assert epochs == sorted(set(epochs))
+        assert epochs[-1] == 2**40 + 2, "a store that went back gives one out that Kafka has seen"
 
     def test_open_returns_the_row_as_the_former_owner_left_it(self, owner: Owner) -> None:
         owner.commit([1, 2])

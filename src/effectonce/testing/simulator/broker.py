@@ -101,6 +101,11 @@ class Log:
         first = bisect_left(self.offsets, offset)
         return self.entries[first : first + limit]
 
+    def before(self, offset: int) -> Entry | None:
+        """The last record below that offset, if the log still has it."""
+        at = bisect_left(self.offsets, offset)
+        return self.entries[at - 1] if at else None
+
     def remaining(self, offset: int) -> int:
         return len(self.offsets) - bisect_left(self.offsets, offset)
 

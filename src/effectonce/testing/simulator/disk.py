@@ -66,12 +66,13 @@ class Disk:
         old = backup.copy()
         self.positions, self.markers, self.rows = old.positions, old.markers, old.rows
 
-    def open(self, at: Partition, topic_id: bytes) -> Opened:
+    def open(self, at: Partition, topic_id: bytes, above: int = 0) -> Opened:
         row = self.positions.get(at)
         if row is None:
             row = Position(store_id=self.id, topic_id=topic_id, epoch=0)
-        self.positions[at] = replace(row, epoch=row.epoch + 1)
-        return Opened(None if row.next == UNSET else row, row.epoch + 1)
+        epoch = max(row.epoch, above) + 1
+        self.positions[at] = replace(row, epoch=epoch)
+        return Opened(None if row.next == UNSET else row, epoch)
 
     def place(self, at: Partition, run: int, key: bytes) -> Place:
         return (at if self.reach is Reach.EMBEDDED else None, run, key)
@@ -135,7 +136,7 @@ class SimStore:
     def prepare(self) -> bytes:
         return self._disk.id
 
-    def open(self, at: Partition, topic_id: bytes) -> Opened:
+    def open(self, at: Partition, topic_id: bytes, *, above: int = 0) -> Opened:
         fate = self._process.enter("store.open")
         holder = self._disk.locks.get(at)
         embedded = self._disk.reach is Reach.EMBEDDED
@@ -145,8 +146,9 @@ class SimStore:
             raise StoreUnavailable("simulated")
         if embedded:
             self._disk.locks[at] = self._process.name
-        opened = self._disk.open(at, topic_id)
-        self._process.world.judge.opened(at, self._process.name, opened.epoch)
+        opened = self._disk.open(at, topic_id, above)
+        log_time_ms = max(row.log_time_ms for row in self._disk.positions.values())
+        self._process.world.judge.opened(at, self._process.name, opened.epoch, log_time_ms)
         self._process.leave("store.open", f"epoch {opened.epoch}, {at}")
         if fate.after:
             raise StoreUnavailable("simulated, but done")
@@ -160,6 +162,7 @@ class SimStore:
 
     def lookup(self, queries: Sequence[Query]) -> list[Known | StoreError]:
         fate = self._process.enter("store.lookup")
+        self._process.world.judge.asked(self._process.name)
         if fate.before or fate.after:
             return [StoreUnavailable("simulated") for _ in queries]
         return [self._disk.known(query.at, query.keys, query.run) for query in queries]

@@ -17,13 +17,15 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
+from effectonce.event import Event
 from effectonce.testing.simulator.process import Fate, HandlerRaised
 
 KINDS: Final = (
     *("crash", "freeze", "fails", "done but unanswered", "store full", "clock step"),
     *("handler raises", "handler raises after its effect", "slow handler", "zombie"),
     *("late revoke", "lost", "old backup", "operator reset", "group deleted", "topic recreated"),
-    *("retention", "log gap", "producer retry", "days of downtime", "member leaves"),
+    *("retention", "log gap", "producer retry", "copy within the window", "copy elsewhere"),
+    *("days of downtime", "member leaves", "suffix lost"),
 )
 """Every fault that a run may have; the report names those that never fired."""
 
@@ -69,7 +71,7 @@ class Faults:
         # some runs are stormy, some nearly calm: rare faults need both
         self._crash = chance.choice([0.0, 0.001, 0.005])
         self._freeze = chance.choice([0.0, 0.001, 0.005])
-        self._fails = chance.choice([0.0, 0.01, 0.05])
+        self._fails = chance.choice([0.0, 0.01, 0.05, 0.2])
         self._raises = chance.choice([0.0, 0.01, 0.05])
         self._slow = chance.choice([0.0, 0.004, 0.01])
 
@@ -129,14 +131,14 @@ class Faults:
             return UNANSWERED
         return FINE
 
-    def handler_raises(self, process: Any, kind: str) -> None:
+    def handler_raises(self, process: Any, kind: str, event: Event) -> None:
         if not self.on:
             return
         time = self._times[process.name, "handler"]
         drawn = self._chance.random() < self._raises
         if self.falls(process.name, kind, "handler", time, drawn=drawn):
             self.fired(kind, "handler")
-            self._world.judge.raised(process.name)
+            self._world.judge.raised(process.name, (event.value or b"").decode())
             raise HandlerRaised
 
     def handler_seconds(self, process: Any) -> float:

@@ -3,23 +3,31 @@
 | invariant          | broken when                                                             |
 | ------------------ | ----------------------------------------------------------------------- |
 | lost               | faults have stopped, all positions are at the end, an event has no effect |
-| repeated           | in-store: an event has more than one committed effect                   |
+| repeated           | in-store: more than one committed effect of an event within its window  |
 | undoubted repeat   | outside: an effect came again, and no doubt explains it                 |
 | stuck              | faults have stopped, and a position does not reach the end              |
 | wrongly stopped    | a consumer raised what nothing in this run explains                     |
 | moved back         | a position went back, and no operator or store fault moved it           |
 | stale applied      | a commit of a former epoch was applied                                  |
+| epoch handed out twice | two ownership periods of a partition cannot be told apart           |
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 from effectonce.errors import EffectOnceError, HandlerTimeout
 from effectonce.event import Event
 from effectonce.model import Already, Applied, Commit, CommitResult, Partition, Position, Stale
+from effectonce.ports import Reach
+from effectonce.testing.simulator.schedule import Schedule
+
+WINDOW_DAYS: Final = 7
+DAY_MS: Final = 86_400_000
+WINDOW_MS: Final = WINDOW_DAYS * DAY_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +44,7 @@ class Effect:
 
     process: str
     partition: int
-    marked: bool = False
+    marked_at: float | None = None
     doubt: bool = False
 
 
@@ -44,50 +52,90 @@ class Effect:
 class Judge:
     """What a run did, as the target and the disk saw it."""
 
+    schedule: Schedule
+    reach: Reach
     violations: list[Violation] = field(default_factory=list)
     deliveries: int = 0
     effects: dict[str, list[Effect]] = field(default_factory=lambda: defaultdict(list))
     keys: dict[bytes, str] = field(default_factory=dict)
     owners: dict[int, str] = field(default_factory=dict)
+    epochs: dict[int, int] = field(default_factory=dict)
+    made_ms: dict[str, int] = field(default_factory=dict)
+    """When each event was first produced."""
+    first_opened_ms: dict[int, int] = field(default_factory=dict)
+    """How far the log time of any partition was when each was opened for the first time."""
+    aged: set[str] = field(default_factory=set)
+    """Delivered once more when their window was over: a position went back, and they may repeat."""
+    looked: dict[str, float] = field(default_factory=dict)
+    """When each process last asked the store what it knows."""
     errors: list[str] = field(default_factory=list)
 
     def broken(self, invariant: str, why: str) -> None:
         self.violations.append(Violation(invariant, why))
 
+    def runs(self, name: str, partition: int, log_time_ms: int) -> None:
+        """A handler is called with that event, and this is its partition's log time.
+
+        A partition that no one had opened holds up no other's window: the others' counts for it.
+        """
+        log_time_ms = max(log_time_ms, self.first_opened_ms.get(partition, 0))
+        if log_time_ms - self.made_ms[name] > WINDOW_MS:
+            self.aged.add(name)
+
     def effect(self, name: str, process: str, event: Event) -> None:
         before = self.effects[name]
         # a zombie looked up before its successor marked: who no longer owns repeats with a doubt
         owns = self.owners.get(event.partition) == process
-        for effect in before if owns else ():
-            if effect.partition != event.partition or effect.doubt:
-                continue
-            what = "though it was marked" if effect.marked else "without a doubt"
-            self.broken("undoubted repeat", f"{name} by {process} {what}, first {effect.process}")
+        for effect in before if owns and name not in self.aged else ():
+            if not effect.doubt and self._excludes(effect, process, event.partition):
+                what = "was not marked" if effect.marked_at is None else "was marked"
+                why = f"{name} by {process}; the first, by {effect.process}, {what}"
+                self.broken("undoubted repeat", why)
         before.append(Effect(process, event.partition, doubt=not owns))
 
-    def raised(self, process: str) -> None:
-        """The handler raised after its effect: in doubt."""
-        self._doubt(lambda effect: effect.process == process)
+    def _excludes(self, effect: Effect, process: str, partition: int) -> bool:
+        """Whether `process` could know of that effect: else two copies ran at the same time."""
+        if effect.partition == partition:
+            return True
+        if self.reach is Reach.EMBEDDED:
+            return False
+        if effect.process == process:
+            return True
+        return effect.marked_at is not None and effect.marked_at < self.looked.get(process, 0.0)
+
+    def asked(self, process: str) -> None:
+        """It looked into the store."""
+        self.looked[process] = self.schedule.now
+
+    def raised(self, process: str, name: str) -> None:
+        """The handler of that event raised: if it had its effect, that is in doubt."""
+        for effect in self.effects.get(name, ()):
+            if effect.process == process and effect.marked_at is None:
+                effect.doubt = True
 
     def killed(self, process: str) -> None:
         self._doubt(lambda effect: effect.process == process)
 
-    def opened(self, at: Partition, process: str, epoch: int) -> None:
+    def opened(self, at: Partition, process: str, epoch: int, log_time_ms: int) -> None:
         """What a former owner has made and not marked is in doubt from now on."""
-        del epoch
+        self.first_opened_ms.setdefault(at.number, log_time_ms)
+        if epoch <= self.epochs.get(at.number, 0):
+            self.broken("epoch handed out twice", f"{epoch} of {at} to {process}")
+        self.epochs[at.number] = epoch
         self.owners[at.number] = process
         self._doubt(lambda effect: effect.partition == at.number)
 
     def store_lost(self) -> None:
+        """It went back: its markers and its count of epochs with it."""
+        self.epochs.clear()
         for effects in self.effects.values():
             for effect in effects:
-                effect.doubt = True
+                effect.doubt, effect.marked_at = True, None
 
-    def _doubt(self, which: object) -> None:
-        assert callable(which)
+    def _doubt(self, which: Callable[[Effect], bool]) -> None:
         for effects in self.effects.values():
             for effect in effects:
-                if not effect.marked and which(effect):
+                if effect.marked_at is None and which(effect):
                     effect.doubt = True
 
     def committed(
@@ -100,19 +148,19 @@ class Judge:
             return
         if isinstance(result, Applied) and before.epoch != new.epoch:
             self.broken("stale applied", f"{process}, epoch {new.epoch} of {before.epoch}")
-        if commit.markers is not None:
+        if commit.markers is not None and isinstance(result, Applied):
             raw = commit.markers.keys.tobytes()
             names = [self.keys.get(raw[i : i + 16], "") for i in range(0, len(raw), 16)]
-            self.mark(names, at.number)
+            self._mark(names, at.number)
         serial = int.from_bytes(new.commit_id[8:], "big")
         if new.next < before.next and serial > 1:
             self.broken("moved back", f"{at} from {before.next} to {new.next}")
 
-    def mark(self, names: Sequence[str], number: int) -> None:
+    def _mark(self, names: Sequence[str], number: int) -> None:
         for name in names:
             for effect in self.effects.get(name, ()):
                 if effect.partition == number:
-                    effect.marked = True
+                    effect.marked_at, effect.doubt = self.schedule.now, False
 
     def stopped(self, process: str, error: EffectOnceError) -> None:
         self.errors.append(f"{process}: {type(error).__name__}: {error}")

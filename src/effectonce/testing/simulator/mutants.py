@@ -15,6 +15,7 @@ import numpy as np
 
 import effectonce.begin as begin
 import effectonce.core.generation as generation
+import effectonce.core.settle as settle
 import effectonce.core.start as start
 import effectonce.desk as desk
 from effectonce.assignment import Assignment
@@ -223,8 +224,8 @@ def _ignored(real: Any) -> Any:
 def _same_epoch(real: Any) -> Any:
     """Ownership is not counted."""
 
-    def opened(self: Any, at: Any, topic_id: bytes) -> Opened:
-        answer = real(self, at, topic_id)
+    def opened(self: Any, at: Any, topic_id: bytes, above: int = 0) -> Opened:
+        answer = real(self, at, topic_id, above)
         self.positions[at] = replace(self.positions[at], epoch=1)
         return Opened(answer.row, 1)
 
@@ -337,8 +338,12 @@ MUTANTS: Final = (
         reach=_R,
     ),
     Mutant("one generation is kept", _swap(generation, "KEPT", lambda real: 1)),
+    Mutant(
+        "expire by wall clock",
+        _swap(settle, "advance_log_time", lambda real: lambda log, record, wall, last: wall),
+    ),
     Mutant("the lock is not given up", _swap(SimStore, "release", _nothing)),
-    Mutant("a revoke settles nothing", _swap(Assignment, "give_up", _nothing), reach=_R),
+    Mutant("a revoke settles nothing", _swap(Assignment, "give_up", _nothing)),
     Mutant("the start never seeks", _swap(SimClient, "seek", _nothing)),
     Mutant("a locked store is not asked again", _swap(Beginner, "_open", _nothing)),
 )

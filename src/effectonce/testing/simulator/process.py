@@ -7,15 +7,17 @@ call does; a frozen one goes on where it stood, and does not know that time has 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum
 from random import Random
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from greenlet import getcurrent, greenlet
 
 from effectonce.consumer import OnceConsumer
 from effectonce.errors import BrokerError, EffectOnceError
-from effectonce.event import Event
+from effectonce.event import Batch, Event
 from effectonce.model import UNSET, Committed, LogEnds
 from effectonce.ports import (
     Charge,
@@ -46,6 +48,15 @@ class HandlerRaised(Exception):
     """What a simulated handler raises."""
 
 
+class Style(Enum):
+    """How the user's code is called."""
+
+    EVENTS = "run"
+    BATCHES = "run_batches"
+    LOOP = "a loop of one's own"
+    """It goes on behind an event that failed, so markers lie ahead of the position."""
+
+
 class Process:
     """One process: dead or alive, perhaps frozen."""
 
@@ -73,7 +84,7 @@ class Process:
                 clock=self,
                 keeper=self.keeper,
             ) as self.consumer:
-                self.consumer.run(self.handle_in_store if once.in_store else self.handle_outside)
+                self.consume(self.consumer, once.in_store)
         except Dead:
             pass
         except EffectOnceError as error:
@@ -82,11 +93,23 @@ class Process:
         finally:
             self.exit()
 
+    def consume(self, consumer: OnceConsumer, in_store: bool) -> None:
+        style = self.world.style
+        if style is Style.LOOP:
+            self.loop(consumer, in_store)
+        elif style is Style.BATCHES:
+            consumer.run_batches(self.batch_in_store if in_store else self.batch_outside)
+        else:
+            consumer.run(self.handle_in_store if in_store else self.handle_outside)
+
     def exit(self) -> None:
         """The operating system frees what it held; the group only hears of it later."""
         if self.ended:
             return
         self.ended = self.dead = True
+        for row in self.consumer.health().partitions if self.consumer is not None else ():
+            if row.stage == "stopped":
+                self.world.judge.broken("wrongly stopped", f"{self.name}: {row.error}"[:300])
         locks = self.world.disk.locks
         for at in [at for at, holder in locks.items() if holder == self.name]:
             del locks[at]
@@ -153,22 +176,42 @@ class Process:
         self.world.judge.effect((event.value or b"").decode(), self.name, event)
         return self._after(event)
 
+    def batch_in_store(self, batch: Batch, tx: KeyValueTx) -> None:
+        for event in batch:
+            self.handle_in_store(event, tx)
+
+    def batch_outside(self, batch: Batch) -> None:
+        for event in batch:
+            try:
+                self.handle_outside(event)
+            except HandlerRaised as error:
+                event.failed(error)
+
+    def loop(self, consumer: OnceConsumer, in_store: bool) -> None:
+        for batch in consumer:
+            for event in batch:
+                with suppress(HandlerRaised), event as tx:
+                    if in_store:
+                        self.handle_in_store(event, cast(KeyValueTx, tx))
+                    else:
+                        self.handle_outside(event)
+
     def _before(self, event: Event) -> None:
-        self.world.judge.deliveries += 1
+        name = (event.value or b"").decode()
+        log_time_ms = self.world.log_time_ms((event.topic, event.partition))
+        self.world.judge.runs(name, event.partition, log_time_ms)
         self.running = (event.topic, event.partition)
         seconds = self.world.faults.handler_seconds(self)
         self.keeper.expect(seconds)
         self.enter("handler", seconds)
-        self.world.faults.handler_raises(self, "handler raises")
+        self.world.faults.handler_raises(self, "handler raises", event)
         if self.world.timeline is not None:
-            name = (event.value or b"").decode()
             self.world.tell(self.name, f"handler: {event.partition}@{event.offset} {name}")
 
     def _after(self, event: Event) -> object:
-        del event
         self.world.faults.around(self, "after handler")
         self._thaw()
-        self.world.faults.handler_raises(self, "handler raises after its effect")
+        self.world.faults.handler_raises(self, "handler raises after its effect", event)
         self.running = None
         return None
 
@@ -295,6 +338,7 @@ class SimClient:
             if entries:
                 self._positions[key] = entries[-1].offset + 1
                 limit -= len(entries)
+                self._world.judge.deliveries += len(entries)
                 found.append(LogRecords(*key, entries))
             else:
                 self._positions[key] = log.end

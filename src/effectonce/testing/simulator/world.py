@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import random
 import signal
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
@@ -17,9 +16,8 @@ from random import Random
 from typing import Final
 
 from effectonce import InStore, Limits, Once, Outside, Retry, header
-from effectonce.identity.keys import keys_of
-from effectonce.model import Committed, Partition
-from effectonce.ports import Reach
+from effectonce.model import Partition
+from effectonce.ports import Reach, TopicPartition
 from effectonce.testing.simulator.broker import (
     REBALANCE_SECONDS,
     SESSION_SECONDS,
@@ -29,16 +27,16 @@ from effectonce.testing.simulator.broker import (
 )
 from effectonce.testing.simulator.disk import Disk, SimStore
 from effectonce.testing.simulator.faults import Fault, Faults
-from effectonce.testing.simulator.judge import Judge, Violation
-from effectonce.testing.simulator.process import Process
+from effectonce.testing.simulator.judge import WINDOW_DAYS, Judge, Violation
+from effectonce.testing.simulator.operators import Operators
+from effectonce.testing.simulator.process import Process, Style
+from effectonce.testing.simulator.producer import RECORDS, Producer
 from effectonce.testing.simulator.schedule import Schedule
 
 FAULTS_SECONDS: Final = 6.0
 LIMIT_SECONDS: Final = 150.0
 """After the faults: more than every backoff, session and topic check of the driver together."""
-RECORDS: Final = 220
 MEMBERS: Final = 3
-DAY_MS: Final = 86_400_000
 WALL_MS: Final = 1_800_000_000_000
 
 
@@ -90,13 +88,13 @@ class World:
         self.name = f"{seed} {mode.value} {reach.value}"
         # each draws from its own source: what is left out of one changes no other
         self.chance = Random(self.name)
-        self._producer = Random(f"{self.name} producer")
         self.schedule = Schedule()
         self.timeline: list[str] | None = [] if timeline else None
-        self.judge = Judge()
+        self.judge = Judge(self.schedule, reach)
         self.faults = Faults(self, Random(f"{self.name} faults"), cut.only)
         self.disk = Disk(reach)
-        self.backup = self.disk.copy()
+        self.producer = Producer(self, Random(f"{self.name} producer"))
+        self.operators = Operators(self, self.name)
         keys = [(self.topic, number) for number in range(self.chance.randint(1, 4))]
         self.logs = {key: Log() for key in keys}
         self.topic_id = self.chance.randbytes(16)
@@ -106,10 +104,10 @@ class World:
         self.wanted = min(self.chance.randint(1, MEMBERS), cut.members)
         self.excused: set[str] = set()
         """Events that retention or a deleted topic took before their effect."""
-        self.produced = 0
-        self._born = self._acts = 0
+        self.style = self.chance.choice(list(Style))
+        self._born = 0
         self._wall_ms = WALL_MS
-        self._recent: dict[int, list[str]] = {}
+        self._log_time_ms: dict[TopicPartition, int] = {}
 
     # -- for the processes ---------------------------------------------------------------------
 
@@ -120,13 +118,17 @@ class World:
             effects=InStore() if self.mode is Mode.IN_STORE else Outside(on_doubt="repeat"),
             retry=Retry(1000, wait_initial=timedelta(milliseconds=20), wait_max=timedelta(0, 1)),
             limits=Limits(batch=20, handler_timeout_seconds=8.0, drain_seconds=1.0),
-            window=timedelta(days=7),
+            window=timedelta(days=WINDOW_DAYS),
             on_reset="dedupe",
             gap="accept",
         )
 
     def wall_ms(self) -> int:
         return self._wall_ms + int(self.schedule.now * 1000)
+
+    def let_pass(self, milliseconds: float) -> None:
+        """On every wall clock; nobody has anything to do meanwhile."""
+        self._wall_ms += int(milliseconds)
 
     def tell(self, who: str, what: str) -> None:
         if self.timeline is not None:
@@ -174,147 +176,6 @@ class World:
 
         self.schedule.at(REBALANCE_SECONDS, expel)
 
-    # -- what happens to all of them -----------------------------------------------------------
-
-    def produce(self) -> None:
-        for _ in range(self._producer.randint(1, 12)):
-            if self.produced >= self.cut.records:
-                return
-            self._produce_one()
-        self.schedule.at(self._producer.uniform(0.0, 0.5), self.produce)
-
-    def _produce_one(self) -> None:
-        self.produced += 1
-        chance, faults = self._producer, self.faults
-        key = chance.choice(list(self.logs))
-        recent = self._recent.setdefault(key[1], [])
-        gap = 0
-        drawn, again = chance.random() < 0.08, chance.random() < 0.15 and bool(recent)
-        if size := faults.falls("producer", "log gap", "log", self.produced, drawn=drawn):
-            gap = size.randint(1, 3)
-            faults.fired("log gap", "log")
-        copy = faults.falls("producer", "producer retry", "log", self.produced, drawn=again)
-        if copy and recent:
-            name = copy.choice(recent)
-            faults.fired("producer retry", "log")
-            if self.disk.reach is Reach.SHARED and copy.random() < 0.3:
-                key = copy.choice(list(self.logs))
-        else:
-            name = f"e{self.produced}"
-            (raw,) = (keys_of([name.encode()], None).tobytes(),)
-            self.judge.keys[raw] = name
-            recent.append(name)
-            del recent[:-8]
-        self.logs[key].append(name, self.wall_ms(), gap)
-        self.tell("producer", f"log: {key[1]}@{self.logs[key].end - 1} {name}")
-
-    def befall(self) -> None:
-        """Every now and then, something."""
-        if not self.faults.on:
-            return
-        self._acts += 1
-        self.chance.seed(f"{self.name} act {self._acts}")  # whatever came before
-        self.schedule.at(self.chance.uniform(0.1, 1.5), self.befall)
-        acts: list[tuple[Callable[[], None], str, float]] = [
-            (self._back_up, "", 2), (self._put_back, "old backup", 0.4),
-            (self._reset, "operator reset", 0.5), (self._delete, "group deleted", 0.3),
-            (self._recreate, "topic recreated", 0.3), (self._retain, "retention", 0.5),
-            (self._fill, "store full", 0.5), (self._step_clock, "clock step", 1),
-            (self._sleep_days, "days of downtime", 0.5), (self._leave, "member leaves", 1),
-        ]  # fmt: skip
-        ((act, kind, _),) = self.chance.choices(acts, [weight for *_, weight in acts])
-        if not kind or self.faults.falls("world", kind, "world", self._acts, drawn=True):
-            act()
-
-    def _befell(self, kind: str) -> None:
-        self.faults.fired(kind, "world")
-
-    def _stop_all(self) -> None:
-        """As an operator does before he touches offsets or files: nobody runs any more."""
-        for process in list(self.processes):
-            process.kill()
-        for member in list(self.group.members):
-            self.group.expel(member)
-
-    def _back_up(self) -> None:
-        self.backup = self.disk.copy()
-
-    def _put_back(self) -> None:
-        if self.disk.positions.keys() != {
-            a for a, r in self.backup.positions.items() if r.next >= 0
-        }:
-            return  # a copy from before a partition's first start: refused, and rightly (row 3)
-        self._befell("old backup")
-        self._stop_all()
-        self.judge.store_lost()
-        self.disk.put_back(self.backup)
-        for at, key in self._rows():
-            # an offset that an operator set for the newer store would skip records of this one
-            committed, row = self.group.offsets.get(key), self.disk.positions[at]
-            if committed is not None and not committed.metadata and committed.offset > row.next:
-                self.group.offsets[key] = Committed(row.next)
-
-    def _rows(self) -> list[tuple[Partition, tuple[str, int]]]:
-        return [(at, (at.topic, at.number)) for at in self.disk.positions]
-
-    def _reset(self) -> None:
-        self._befell("operator reset")
-        self._stop_all()
-        for at, key in self._rows():
-            row = self.disk.positions[at]
-            lowest = max(row.horizon, self.logs[key].start)
-            if row.topic_id == self.topic_id and 0 <= lowest < row.next:
-                to = self.chance.randint(lowest, row.next)
-                self.group.offsets[key] = Committed(to)
-
-    def _delete(self) -> None:
-        """An embedded store refuses that (row 7), so the operator sets the offsets as it says."""
-        self._befell("group deleted")
-        self._stop_all()
-        self.group.offsets.clear()
-        if self.disk.reach is Reach.EMBEDDED:
-            for at, key in self._rows():
-                row = self.disk.positions[at]
-                if row.next >= 0 and row.topic_id == self.topic_id:
-                    self.group.offsets[key] = Committed(row.next)
-
-    def _recreate(self) -> None:
-        self._befell("topic recreated")
-        for key, log in self.logs.items():
-            self.excused.update(entry.event for entry in log.entries)
-            self.logs[key] = Log()
-        self._recent.clear()
-        self.topic_id = self.chance.randbytes(16)
-
-    def _retain(self) -> None:
-        self._befell("retention")
-        log = self.chance.choice(list(self.logs.values()))
-        if log.entries:
-            count = self.chance.randint(1, len(log.entries))
-            self.excused.update(entry.event for entry in log.entries[:count])
-            log.start = log.entries[count - 1].offset + 1
-            del log.entries[:count], log.offsets[:count]
-
-    def _fill(self) -> None:
-        self.faults.full_until = self.schedule.now + self.chance.uniform(0.1, 2.0)
-
-    def _step_clock(self) -> None:
-        if self.processes:
-            self._befell("clock step")
-            process = self.chance.choice(self.processes)
-            process.skew_ms += self.chance.randint(-600_000, 600_000)
-
-    def _sleep_days(self) -> None:
-        self._befell("days of downtime")
-        self._wall_ms += DAY_MS
-
-    def _leave(self) -> None:
-        if self.processes:
-            self._befell("member leaves")
-            process = self.chance.choice(self.processes)
-            if process.consumer is not None:
-                process.consumer.stop()
-
     # -- the run -------------------------------------------------------------------------------
 
     def calm(self) -> None:
@@ -323,11 +184,18 @@ class World:
         self.tell("world", "faults stop")
 
     def over(self) -> bool:
-        if self.faults.on or self.produced < self.cut.records:
+        if self.faults.on or not self.producer.enough():
             return False
         return all(log.remaining(self.next_of(key)) == 0 for key, log in self.logs.items())
 
-    def next_of(self, key: tuple[str, int]) -> int:
+    def log_time_ms(self, key: TopicPartition) -> int:
+        """The clock that the window of that partition runs on, by its log and not by our code."""
+        passed = self.logs[key].before(self.next_of(key))
+        if passed is not None:
+            self._log_time_ms[key] = max(self._log_time_ms.get(key, 0), passed.timestamp_ms)
+        return self._log_time_ms.get(key, 0)
+
+    def next_of(self, key: TopicPartition) -> int:
         row = self.disk.positions.get(Partition(self.group_name, self.group_name, *key))
         return row.next if row is not None and row.topic_id == self.topic_id else -1
 
@@ -337,8 +205,8 @@ class World:
         log.setLevel(logging.CRITICAL + 1)
         random.seed(self.seed)
         try:
-            self.schedule.at(0.0, self.produce)
-            self.schedule.at(self.chance.uniform(0.1, 2.0), self.befall)
+            self.schedule.at(0.0, self.producer.go_on)
+            self.schedule.at(self.chance.uniform(0.1, 2.0), self.operators.befall)
             self.schedule.at(FAULTS_SECONDS, self.calm)
             for _ in range(self.wanted):
                 self.schedule.at(self.chance.uniform(0.0, 0.5), self.start_process)
@@ -373,7 +241,7 @@ class World:
                     name = key.removeprefix(b"effect ").decode()
                     counts[name] = counts.get(name, 0) + int(value)
             for name, count in counts.items():
-                if count > 1:
+                if count > 1 and name not in self.judge.aged:
                     self.judge.broken("repeated", f"{name} took effect {count} times")
         else:
             counts = {name: len(effects) for name, effects in self.judge.effects.items()}
