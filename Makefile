@@ -41,11 +41,13 @@ crash: $(STAMP) ## The proof on Apache Kafka  [MODE= STORE= DRIVER= ASSIGNOR= SE
 bench: $(STAMP) ## Speed beside a bare consumer and a hand-written loop  [QUICK=1 ONLY= SEED=]
 	$(PY) -m benchmarks.bench $(if $(QUICK),--quick) $(call flag,only,$(ONLY)) $(call flag,seed,$(SEED))
 
-simulate: $(STAMP) ## A simulated cluster, every fault, seed by seed  [SEEDS= SEED=]
-	$(VENV)/bin/effectonce simulate $(call flag,seeds,$(SEEDS)) $(call flag,seed,$(SEED))
+simulate: $(STAMP) ## A simulated cluster, every fault, every mutant  [SEEDS= SEED= MODE= STORE=]
+	$(VENV)/bin/effectonce simulate --seeds '$(or $(SEEDS),1000)' $(call flag,seed,$(SEED)) \
+	  $(call flag,mode,$(MODE)) $(call flag,store,$(STORE))
 
-soak: $(STAMP) ## Simulate until stopped  [SEED=]
-	$(VENV)/bin/effectonce simulate --seeds 0 $(call flag,seed,$(SEED))
+soak: $(STAMP) ## Simulate until stopped  [SEED= MODE= STORE=]
+	$(VENV)/bin/effectonce simulate --seeds 0 $(call flag,seed,$(SEED)) \
+	  $(call flag,mode,$(MODE)) $(call flag,store,$(STORE))
 
 clean: ## Remove caches, builds and out/ (keeps .venv)
 	rm -rf build dist out .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -13,6 +13,7 @@ from rich.console import Console
 
 import effectonce
 from effectonce.errors import ConfigError, EffectOnceError
+from effectonce.ports import Reach
 
 PIPED_WIDTH = 160
 """Columns where there is no terminal to ask: for a log or a pager, nothing is cut off."""
@@ -69,19 +70,52 @@ def demo(
     raise typer.Exit(play(broker=broker.value, seed=seed))
 
 
+class Effects(Enum):
+    """Where a simulation's effects live; the simulator itself is imported by its command alone."""
+
+    IN_STORE = "in-store"
+    OUTSIDE = "outside-repeat"
+
+
 @app.command()
 def simulate(
-    seeds: Annotated[int, typer.Option(min=0, help="How many; 0: until stopped.")] = 1000,
-    seed: Annotated[int, typer.Option(help="The first.")] = 0,
-    timeline: Annotated[
-        bool, typer.Option("--timeline", help="Replay that one seed, step by step.")
-    ] = False,
+    seeds: Annotated[
+        int | None, typer.Option(min=0, help="How many; 0: until stopped. Default: 1000.")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="The first; drawn if not given. Without --seeds: replay that one."),
+    ] = None,
+    mode: Annotated[Effects | None, typer.Option(help="Only this mode.")] = None,
+    store: Annotated[Reach | None, typer.Option(help="Only this kind of store.")] = None,
+    only_faults: Annotated[
+        str | None,
+        typer.Option(help="Replay: only the faults with these numbers (12,40), or none."),
+    ] = None,
+    records: Annotated[int | None, typer.Option(min=1, help="Replay: produce so many.")] = None,
+    members: Annotated[int | None, typer.Option(min=1, help="Replay: at most so many.")] = None,
+    mutant: Annotated[
+        str | None, typer.Option(help="Replay: with this breakage of the protocol.")
+    ] = None,
 ) -> None:
-    """Simulate a whole cluster under faults; writes out/simulate.json. Exits 1 on a violation."""
-    from effectonce.cli.simulate import replay
-    from effectonce.cli.simulate import simulate as play
+    """Simulate a whole cluster under faults; writes out/simulate.json. Exits 1 on a violation.
 
-    raise typer.Exit(replay(seed) if timeline else play(seed, seeds))
+    With --seed and without --seeds, replays that seed step by step instead, and where an invariant
+    breaks, the shortest schedule found that still breaks it.
+    """
+    from effectonce.cli.replay import Wanted, replay
+    from effectonce.cli.simulate import simulate as play
+    from effectonce.cli.simulate import where
+
+    place = where(mode.value if mode else None, store)
+    wanted = Wanted(only_faults, records, members, mutant)
+    if seed is not None and seeds is None:
+        raise typer.Exit(replay(_console(), seed, place, wanted))
+    if wanted != Wanted():
+        raise ConfigError(
+            ["--only-faults, --records, --members and --mutant replay one seed: give --seed alone"]
+        )
+    raise typer.Exit(play(seed, 1000 if seeds is None else seeds, place))
 
 
 Store = Annotated[str, typer.Argument(metavar="STORE_URL", help="rocksdb:///path")]
