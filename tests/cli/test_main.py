@@ -40,6 +40,13 @@ def test_without_the_extra_it_says_what_to_install(package: str) -> None:
     assert "Traceback" not in ran.stderr
 
 
+def test_without_greenlet_the_simulator_says_what_to_install() -> None:
+    ran = effectonce("simulate", missing=("greenlet",))
+    assert ran.returncode == 2
+    assert "pip install 'effectonce[simulator]'" in ran.stderr
+    assert "Traceback" not in ran.stderr
+
+
 def test_without_a_command_it_shows_them_all() -> None:
     ran = effectonce()
     assert all(command in ran.stdout + ran.stderr for command in ("demo", "inspect", "quarantine"))
