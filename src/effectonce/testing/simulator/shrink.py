@@ -4,8 +4,8 @@
     records   fewer, by halving the distance
     members   fewer, one by one
 
-and again, until a round finds nothing or `RUNS` are used up. A run is its seed's: the same seed
-gives the same schedule every time. It is the shortest found, not the shortest there is.
+and again, until a round finds nothing or `RUNS` or `STEPS` are used up: no clock decides, so the
+same seed gives the same schedule every time. It is the shortest found, not the shortest there is.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from effectonce.testing.simulator.faults import Fault
 from effectonce.testing.simulator.world import WHOLE, Cut, Report, attempt
 
 RUNS: Final = 200
+STEPS: Final = 2_000_000
+"""A run that keeps its promise has some 600 steps; one that was stuck had 600,000, in 3 s."""
 
 Faults = tuple[Fault, ...]
 
@@ -54,6 +56,7 @@ class _Search:
     def __init__(self, whole: Report, runs: int) -> None:
         self._whole = whole
         self._left = self._runs = runs
+        self._steps = STEPS
         self._tried: set[Cut] = set()
         self.best = replace(WHOLE, only=whole.fell, members=whole.members)
 
@@ -65,11 +68,12 @@ class _Search:
         """Try it; the same invariant must break."""
         if cut in self._tried:
             return False
-        if not self._left:
+        if not self._left or self._steps <= 0:
             raise _Used
         self._left -= 1
         self._tried.add(cut)
         report = attempt(self._whole.seed, self._whole.mode, self._whole.reach, cut=cut)
+        self._steps -= report.steps
         wanted = self._whole.violations[0].invariant
         if wanted not in (violation.invariant for violation in report.violations):
             return False
