@@ -7,6 +7,9 @@
     disk        the store: what is durable, and the four endings of a call
     judge       the invariants
     mutants     deliberate breakages, each of which must be caught
+    coverage    which fault can fall upon which step, and what was reached
+    shrink      the shortest schedule found that still breaks the same invariant
+    sweep       many seeds and all mutants, on all cores
 
 Needs the package `greenlet` (`effectonce[simulator]`).
 """
