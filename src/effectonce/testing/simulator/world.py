@@ -140,11 +140,15 @@ class World:
         if len(self.processes) >= self.wanted:
             return
         self._born += 1
-        process = Process(self, f"p{self._born}")
+        process = self.process(f"p{self._born}")
         process.skew_ms = self.chance.randint(-60_000, 60_000)
         self.processes.append(process)
         self.tell(process.name, "starts")
         self.schedule.spawn(process.main)
+
+    def process(self, name: str) -> Process:
+        """A new member; another world may run another consumer in it."""
+        return Process(self, name)
 
     def gone(self, process: Process) -> None:
         """Dead or done: the group hears of it by the session, another takes its place."""
