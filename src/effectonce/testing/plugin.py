@@ -1,4 +1,4 @@
-"""pytest fixtures: `kafka_server`, `mock_kafka`, `valkey_server` (one a session) and `kafka_topic`.
+"""pytest fixtures: `takes_effect_once` for handlers; servers, one a session, and `kafka_topic`.
 
 Loaded in every pytest run of every project that has effectonce installed, so nothing but pytest is
 imported before a fixture is used. Where a server cannot be had, its tests are skipped with what to
@@ -10,12 +10,15 @@ from __future__ import annotations
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import pytest
 
 if TYPE_CHECKING:
+    from effectonce.handlers import Handler
+    from effectonce.once import Once
+    from effectonce.testing import PerProcess, Report, Sample, Target
     from effectonce.testing.servers import KafkaServer, MockKafka, ValkeyServer
 
 _Server = TypeVar("_Server")
@@ -27,6 +30,42 @@ class TopicFactory(Protocol):
     def __call__(
         self, partitions: int = 1, config: Mapping[str, str | int] | None = None
     ) -> str: ...
+
+
+class TakesEffectOnce(Protocol):
+    """`effectonce.testing.exercise`, then `Report.check`: fails the test with what went wrong."""
+
+    def __call__(
+        self,
+        handler: Handler | PerProcess,
+        records: Sequence[Sample | tuple[str, Any] | dict[str, Any]],
+        once: Once,
+        *,
+        target: Target | None = None,
+        may_repeat: bool = False,
+    ) -> Report: ...
+
+
+@pytest.fixture
+def takes_effect_once() -> TakesEffectOnce:
+    """Whether a handler's effects happen once, whatever goes wrong: see docs/testing.md."""
+    from effectonce.testing import exercise
+
+    def check(
+        handler: Handler | PerProcess,
+        records: Sequence[Sample | tuple[str, Any] | dict[str, Any]],
+        once: Once,
+        *,
+        target: Target | None = None,
+        may_repeat: bool = False,
+    ) -> Report:
+        report = exercise(handler, records, once, target=target)
+        try:
+            return report.check(may_repeat=may_repeat)
+        except AssertionError as error:
+            pytest.fail(str(error), pytrace=False)
+
+    return check
 
 
 @pytest.fixture(scope="session")
