@@ -16,8 +16,13 @@ from typing import Any
 import pytest
 
 import effectonce as eo
+from effectonce.desk import Desk
 from effectonce.errors import ConfigError, HandlerFailed
+from effectonce.event import Work
 from effectonce.handlers import Handler
+from effectonce.model import OnExisting
+from effectonce.owned import Owned
+from effectonce.stores import memory
 from effectonce.testing import Case, PerProcess, Report, Sample, exercise
 from effectonce.testing.exercises.steps import Ending
 from effectonce.testing.exercises.words import WHAT, situation
@@ -547,3 +552,36 @@ def test_a_record_arrives_as_it_was_given(record: Any, value: bytes | None) -> N
 
     exercise(handler, [record], outside(), target=bank).check()
     assert seen == {(b"k" if isinstance(record, dict) else None, value)}
+
+
+# -- the driver is the real one --------------------------------------------------------------------
+
+
+def fails_quietly(work: Work, row: int, error: BaseException) -> None:
+    del error
+    work.done(row, None)
+
+
+def forgets(desk: Desk, owned: Owned) -> None:
+    del desk
+    owned.unsent = None
+
+
+BROKEN: dict[str, list[tuple[object, str, object]]] = {
+    "a failure counts as done": [(Work, "failed", fails_quietly)],
+    "a commit without an answer is forgotten": [(Desk, "resend", forgets)],
+    "what stands behind a failure is dropped": [(Desk, "_behind", lambda *_: None)],
+    "neither fence nor marker stops a zombie": [
+        (memory, "judge", lambda *_: None),
+        (eo.Once, "on_existing", OnExisting.KEEP_FIRST),
+    ],
+}
+
+
+@pytest.mark.parametrize("breakage", BROKEN.values(), ids=BROKEN)
+def test_a_breakage_of_the_library_would_not_be_noticed(
+    breakage: list[tuple[object, str, object]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for owner, name, broken in breakage:
+        monkeypatch.setattr(owner, name, broken)
+    assert not exercise(handlers.adds_up, RECORDS, in_store()).ok

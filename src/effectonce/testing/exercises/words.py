@@ -241,7 +241,8 @@ def _advice_on_repeats(repeated: Sequence[Case], *, in_store: bool) -> Iterator[
     if unwarned:
         yield (
             f"event.maybe_repeated is no guard: in {unwarned} of these cases a second run had it "
-            "False, for an event that is retried in place is not told of its first run."
+            "False. An event that is retried in place is not told of its first run, nor is a "
+            "process that was frozen told of what ran meanwhile."
         )
 
 
