@@ -20,8 +20,11 @@ SUITE = """
     RECORDS = [("e1", b""), ("e2", b"")]
 
     def test_right(takes_effect_once):
-        report = takes_effect_once(lambda event: bank.put(event.id), RECORDS, ONCE, target=bank)
-        assert report.ok
+        def handler(event):
+            assert event.topic == "payments"
+            bank.put(event.id)
+
+        assert takes_effect_once(handler, RECORDS, ONCE, target=bank, topic="payments").ok
 
     def test_wrong(takes_effect_once):
         takes_effect_once(lambda event: bank.charge(event.id), RECORDS, ONCE, target=bank)

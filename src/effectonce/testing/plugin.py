@@ -42,6 +42,7 @@ class TakesEffectOnce(Protocol):
         once: Once,
         *,
         target: Target | None = None,
+        topic: str = "exercised",
         may_repeat: bool = False,
     ) -> Report: ...
 
@@ -57,9 +58,10 @@ def takes_effect_once() -> TakesEffectOnce:
         once: Once,
         *,
         target: Target | None = None,
+        topic: str = "exercised",
         may_repeat: bool = False,
     ) -> Report:
-        report = exercise(handler, records, once, target=target)
+        report = exercise(handler, records, once, target=target, topic=topic)
         try:
             return report.check(may_repeat=may_repeat)
         except AssertionError as error:
