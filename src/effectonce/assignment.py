@@ -31,6 +31,7 @@ from effectonce.ports import (
     CommitMode,
     KafkaOffset,
     Keeper,
+    Reach,
     Records,
     TopicPartition,
 )
@@ -43,6 +44,8 @@ TOPIC_CHECK_SECONDS: Final = 30.0
 DRAINED_CHECK_SECONDS: Final = 1.0
 """A topic recreated under a running consumer raises nothing in librdkafka: it went on at offset 10
 of the new log and lost ten records (seen). Its id is compared this often."""
+VERIFY_SECONDS: Final = 10.0
+"""How long an idle partition goes unheard of by a shared store. One small write each."""
 REMIND_SECONDS: Final = 60.0
 NOT_KNOWN: Final = UNSET - 1
 """In place of an offset that Kafka was told: it refused it."""
@@ -187,6 +190,7 @@ class Assignment:
         self._begin_due(now)
         self._tell_kafka(now)
         self._check_topics_now_and_then(now)
+        self._verify_idle(now)
         self._remind(now)
 
     def _begin_due(self, now: float) -> None:
@@ -261,6 +265,14 @@ class Assignment:
             ):
                 log.warning("%s: the topic was created anew; beginning again", owned.at)
                 owned.anew = True
+
+    def _verify_idle(self, now: float) -> None:
+        if self._once.store.traits.reach is Reach.EMBEDDED:
+            return
+        for owned in self._owned.values():
+            settled = owned.counted and not owned.held and owned.unsent is None
+            if _may_go_on(owned, now) and settled and now - owned.settled_at >= VERIFY_SECONDS:
+                self.desk.verify(owned)
 
     def _remind(self, now: float) -> None:
         if now - self._reminded < REMIND_SECONDS:

@@ -20,7 +20,14 @@ from typing import Final
 from effectonce.core.stall import Pace, pace
 from effectonce.core.start import Begin, Refuse, Reopen, Situation, first_mark, start, witness_of
 from effectonce.desk import Desk
-from effectonce.errors import BrokerError, StartRefused, StoreError, StoreLocked, UnknownTopic
+from effectonce.errors import (
+    BrokerError,
+    Rival,
+    StartRefused,
+    StoreError,
+    StoreLocked,
+    UnknownTopic,
+)
 from effectonce.hooks import PartitionBegan, emit
 from effectonce.model import UNSET, Committed, Opened
 from effectonce.once import Once
@@ -29,6 +36,10 @@ from effectonce.policy import StartAt
 from effectonce.ports import Client, Clock, CommitMode, KafkaOffset, Reach
 
 log = logging.getLogger("effectonce")
+
+RIVALS: Final = 3
+RIVAL_SECONDS: Final = 60.0
+"""Three openings by others within this are no accident."""
 
 BROKER_WAIT_SECONDS: Final = 0.2
 LOCK_WAIT_SECONDS: Final = 0.05
@@ -70,6 +81,7 @@ class Beginner:
             decided = start(situation, self._once.start_policy)
             if isinstance(decided, Reopen):
                 owned.opened = self._once.store.open(owned.at, topic_id, above=decided.above)
+                owned.epoch = owned.opened.epoch
                 owned.due = 0.0
                 return
             if isinstance(decided, Refuse) and self._recreated(owned, topic_id):
@@ -105,7 +117,10 @@ class Beginner:
         if owned.opened is not None:
             return owned.opened
         try:
-            owned.opened = self._once.store.open(owned.at, topic_id)
+            opened = self._once.store.open(owned.at, topic_id)
+            if self._has_rival(owned, opened.epoch):
+                return None
+            owned.opened = opened
         except StoreLocked as locked:
             now = self._clock.monotonic()
             if owned.error is None and now - owned.assigned_at > LOCK_QUIET_SECONDS:
@@ -115,6 +130,24 @@ class Beginner:
         except StoreError as error:
             self._desk.store_failed(owned, error)
         return owned.opened
+
+    def _has_rival(self, owned: Owned, epoch: int) -> bool:
+        """Whether others opened it between our own opens, again and again: then it is stopped."""
+        ours, owned.epoch = owned.epoch, epoch
+        if ours == 0 or epoch <= ours + 1:
+            return False
+        owned.rivals.append(self._clock.monotonic())
+        if len(owned.rivals) < RIVALS or owned.rivals[-1] - owned.rivals[0] >= RIVAL_SECONDS:
+            return False
+        self._desk.stop(
+            owned,
+            Rival(
+                f"{owned.at}: opened by someone else three times within a minute. Nothing was "
+                "lost: each of their commits holds. Two groups of one name and scope on one "
+                "store, or one store used by two clusters? Give one of them its own scope"
+            ),
+        )
+        return True
 
     def _ask(self, owned: Owned, opened: Opened, topic_id: bytes) -> Situation:
         committed = self._client.committed([owned.key])[owned.key]

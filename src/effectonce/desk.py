@@ -17,19 +17,19 @@ import logging
 import random
 import traceback
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import PurePath
 from typing import Final
 
 from effectonce.core.outcome import encode_outcome
 from effectonce.core.plan import Columns, Decision, Pending, plan
-from effectonce.core.settle import Ended, Moment, resolved_rows, settle
+from effectonce.core.settle import Ended, Moment, commit_id, resolved_rows, settle
 from effectonce.core.stall import attempt, first_start, rest
 from effectonce.errors import (
     HandlerFailed,
     IdReused,
     NotOpen,
     PartitionStopped,
-    Rival,
     StoreCorrupt,
     StoreError,
     StoreUnavailable,
@@ -66,8 +66,6 @@ log = logging.getLogger("effectonce")
 STORE_WAIT_SECONDS: Final = 0.05
 STORE_WAIT_MAX_SECONDS: Final = 5.0
 """Backoff of an outage; RocksDB itself recovers 5 s after space returns (seen)."""
-RIVAL_SECONDS: Final = 60.0
-"""Three stale answers within this are no accident."""
 
 
 class Desk:
@@ -348,6 +346,7 @@ class Desk:
 
     def store_works(self, owned: Owned) -> None:
         """A commit was answered, or the partition begins; a look-up alone may be from memory."""
+        owned.settled_at = self._clock.monotonic()
         if owned.failures:
             lasted = self._clock.monotonic() - owned.outage_since
             owned.failures, owned.error = 0, None
@@ -355,20 +354,20 @@ class Desk:
             emit(StoreOutage(owned.at, over=True, error=None, lasted_seconds=lasted))
 
     def _stale(self, owned: Owned) -> None:
-        now = self._clock.monotonic()
-        owned.reopened.append(now)
-        if len(owned.reopened) == 3 and now - owned.reopened[0] < RIVAL_SECONDS:
-            self.stop(
-                owned,
-                Rival(
-                    f"{owned.at}: opened by someone else three times within a minute. Nothing was "
-                    "lost: each of their commits holds. Two groups of one name and scope on one "
-                    "store, or one store used by two clusters? Give one of them its own scope"
-                ),
-            )
-            return
-        log.warning("%s: someone else opened the partition; dropping the work, opening", owned.at)
+        log.warning(
+            "%s: the store stands elsewhere: someone else opened the partition, or it went back; "
+            "dropping the work, opening", owned.at
+        )  # fmt: skip
         owned.reopen()
+
+    def verify(self, owned: Owned) -> None:
+        """Write the position once more where nothing else is written.
+
+        A shared store that lost its last moments (a failover) would not be heard of otherwise,
+        before the next record comes (simulated).
+        """
+        position = replace(owned.row, commit_id=commit_id(owned.row.epoch, owned.next_serial()))
+        self._note(owned, Commit(owned.at, owned.row.next, position))
 
     def rest(self, owned: Owned) -> None:
         """Note that nothing is in flight: the partition is given up in good order."""

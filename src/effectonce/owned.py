@@ -91,7 +91,12 @@ class Owned:
     """A batch handler failed: below this offset events are handed over one by one."""
     told: int = UNSET
     """What Kafka was last told."""
-    reopened: deque[float] = field(default_factory=lambda: deque(maxlen=3))
+    epoch: int = 0
+    """The last one that we were given."""
+    rivals: deque[float] = field(default_factory=lambda: deque(maxlen=3))
+    """When we found that someone else had opened it since."""
+    settled_at: float = 0.0
+    """When the store last said that it stands where we do."""
     paused: bool = True
     leaving: bool = False
     released: bool = False

@@ -91,9 +91,8 @@ class Naive(Process):
     def handle(self, delivery: Delivery) -> None:
         """The handler: its effect is outside, and stays."""
         world = self.world
-        world.judge.deliveries += 1
         self.enter("handler", world.faults.handler_seconds(self))
-        world.faults.handler_raises(self, "handler raises")
+        world.faults.handler_raises(self, "handler raises", delivery.name)
         world.effects[delivery.name] += 1
         self.leave("handler", f"{delivery.name} at {delivery.partition}@{delivery.offset}")
 
@@ -101,7 +100,6 @@ class Naive(Process):
         """One database transaction: the effect, and the row that says so."""
         self.enter("database")
         if self.world.database.add(delivery.name, ms=WEEK_MS):
-            self.world.judge.deliveries += 1
             self.world.effects[delivery.name] += 1
         self.leave("database", f"{delivery.name} at {delivery.partition}@{delivery.offset}")
 
@@ -210,7 +208,6 @@ class EffectInRedis(Naive):
     def event(self, delivery: Delivery) -> None:
         self.enter("redis.eval")
         if self.world.redis.add(delivery.name, ms=WEEK_MS):
-            self.world.judge.deliveries += 1
             made = self.world.redis.get(f"effect {delivery.name}") or 0
             self.world.redis.set(f"effect {delivery.name}", made + 1)
         self.leave("redis.eval", f"{delivery.name} at {delivery.partition}@{delivery.offset}")

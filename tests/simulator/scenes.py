@@ -123,10 +123,10 @@ class Chosen(Faults):
         self._world.tell(process.name, f"{step} FAILS")
         return Fate(before=True)
 
-    def handler_raises(self, process: Any, kind: str) -> None:
+    def handler_raises(self, process: Any, kind: str, name: str) -> None:
         if kind == "handler raises" and self._falls(self._scene.raises):
             self.fired(kind, "handler")
-            self._world.judge.raised(process.name)
+            self._world.judge.raised(process.name, name)
             raise HandlerRaised
 
     def handler_seconds(self, process: Any) -> float:
@@ -185,7 +185,7 @@ class SceneWorld(World):
 
     def _goes(self) -> None:
         if self.processes:
-            self._befell("member leaves")
+            self.faults.fired("member leaves", "world")
             self._stop(self.chance.choice(self.processes))
 
     def _stop(self, process: Process) -> None:
@@ -207,7 +207,7 @@ class SceneWorld(World):
         begun = {at for at, row in disk.positions.items() if row.next >= 0}
         if self.failed_over or begun != self.disk.positions.keys():
             return  # it would lose a partition's first start: refused, and rightly (row 3)
-        self._befell("lost suffix")
+        self.faults.fired("lost suffix", "world")
         self.failed_over = True
         self.redis.values = dict(values)
         self.judge.store_lost()
@@ -215,10 +215,10 @@ class SceneWorld(World):
 
     def _down(self) -> None:
         """All are killed, and for more than the window nobody is there; nothing is produced."""
-        self._befell("downtime")
-        self._stop_all()
-        self._wall_ms += DOWN_MS
-        self._recent.clear()
+        self.faults.fired("downtime", "world")
+        self.stop_all()
+        self.let_pass(DOWN_MS)
+        self.producer.forget()
 
     def calm(self) -> None:
         super().calm()

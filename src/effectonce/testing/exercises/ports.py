@@ -205,14 +205,14 @@ class MemberStore:
     def prepare(self) -> bytes:
         return self._store.prepare()
 
-    def open(self, at: Partition, topic_id: bytes) -> Opened:
+    def open(self, at: Partition, topic_id: bytes, *, above: int = 0) -> Opened:
         ending = self._process.enter("store.open", WRITE)
         if ending is Ending.FAILED:
             raise StoreUnavailable("not opened: simulated")
         if self._locks and self._cluster.lock not in (None, self):
             raise StoreLocked("another member holds it")
         self._cluster.lock = self
-        opened = self._store.open(at, topic_id)
+        opened = self._store.open(at, topic_id, above=above)
         self._process.leave(ending)
         if ending is Ending.UNANSWERED:
             raise StoreUnavailable("opened, not answered: simulated")

@@ -38,6 +38,8 @@ WHERE: Final[Mapping[str, tuple[str, ...]]] = {
     "lost": ("fetch",),
     "log gap": ("log",),
     "producer retry": ("log",),
+    "copy within the window": ("log",),
+    "copy elsewhere": ("log",),
     "clock step": ("world",),
     "old backup": ("world",),
     "operator reset": ("world",),
@@ -46,6 +48,7 @@ WHERE: Final[Mapping[str, tuple[str, ...]]] = {
     "retention": ("world",),
     "days of downtime": ("world",),
     "member leaves": ("world",),
+    "suffix lost": ("world",),
 }
 """Every kind of `faults.KINDS`, and the steps that it can fall upon."""
 

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
-from effectonce.event import Event
 from effectonce.testing.simulator.process import Fate, HandlerRaised
 
 KINDS: Final = (
@@ -131,14 +130,15 @@ class Faults:
             return UNANSWERED
         return FINE
 
-    def handler_raises(self, process: Any, kind: str, event: Event) -> None:
+    def handler_raises(self, process: Any, kind: str, name: str) -> None:
+        """The handler of the event `name` raises."""
         if not self.on:
             return
         time = self._times[process.name, "handler"]
         drawn = self._chance.random() < self._raises
         if self.falls(process.name, kind, "handler", time, drawn=drawn):
             self.fired(kind, "handler")
-            self._world.judge.raised(process.name, (event.value or b"").decode())
+            self._world.judge.raised(process.name, name)
             raise HandlerRaised
 
     def handler_seconds(self, process: Any) -> float:

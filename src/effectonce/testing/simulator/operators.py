@@ -36,7 +36,7 @@ class Operators:
             return
         self._acts += 1
         self._chance.seed(f"{self._name} act {self._acts}")  # whatever came before
-        world.schedule.at(self._chance.uniform(0.1, 1.2), self.befall)
+        world.schedule.at(self._chance.uniform(0.1, 1.2), world.befall)
         acts: list[Act] = [
             (self._back_up, "", 2), (self._put_back, "old backup", 0.4),
             (self._reset, "operator reset", 0.5), (self._delete, "group deleted", 0.3),
@@ -52,12 +52,6 @@ class Operators:
 
     def _befell(self, kind: str) -> None:
         self._world.faults.fired(kind, "world")
-
-    def _stop_all(self) -> None:
-        for process in list(self._world.processes):
-            process.kill()
-        for member in list(self._world.group.members):
-            self._world.group.expel(member)
 
     def _rows(self) -> list[tuple[Partition, TopicPartition]]:
         return [(at, (at.topic, at.number)) for at in self._world.disk.positions]
@@ -82,7 +76,7 @@ class Operators:
         world = self._world
         if not self._goes_back(self._backup, "old backup"):
             return
-        self._stop_all()
+        self._world.stop_all()
         for at, key in self._rows():
             # an offset that an operator set for the newer store would skip records of this one
             committed, row = world.group.offsets.get(key), world.disk.positions[at]
@@ -107,7 +101,7 @@ class Operators:
 
     def _reset(self) -> None:
         self._befell("operator reset")
-        self._stop_all()
+        self._world.stop_all()
         world = self._world
         for at, key in self._rows():
             row = world.disk.positions[at]
@@ -118,7 +112,7 @@ class Operators:
     def _delete(self) -> None:
         """An embedded store refuses that (row 7), so the operator sets the offsets as it says."""
         self._befell("group deleted")
-        self._stop_all()
+        self._world.stop_all()
         world = self._world
         world.group.offsets.clear()
         if world.disk.reach is Reach.EMBEDDED:
@@ -163,7 +157,7 @@ class Operators:
         self._befell("days of downtime")
         world = self._world
         if self._chance.random() < 0.5:
-            self._stop_all()
+            self._world.stop_all()
             world.producer.burst(self._chance.choice(list(world.logs)), 15)
         world.let_pass(self._chance.choice([0.5, 1, 3, 10]) * DAY_MS)
 

@@ -204,14 +204,15 @@ class Process:
         seconds = self.world.faults.handler_seconds(self)
         self.keeper.expect(seconds)
         self.enter("handler", seconds)
-        self.world.faults.handler_raises(self, "handler raises", event)
+        self.world.faults.handler_raises(self, "handler raises", name)
         if self.world.timeline is not None:
             self.world.tell(self.name, f"handler: {event.partition}@{event.offset} {name}")
 
     def _after(self, event: Event) -> object:
         self.world.faults.around(self, "after handler")
         self._thaw()
-        self.world.faults.handler_raises(self, "handler raises after its effect", event)
+        name = (event.value or b"").decode()
+        self.world.faults.handler_raises(self, "handler raises after its effect", name)
         self.running = None
         return None
 

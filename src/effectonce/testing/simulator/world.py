@@ -126,6 +126,17 @@ class World:
     def wall_ms(self) -> int:
         return self._wall_ms + int(self.schedule.now * 1000)
 
+    def befall(self) -> None:
+        """Whatever befalls all of them, from now on."""
+        self.operators.befall()
+
+    def stop_all(self) -> None:
+        """Nobody runs any more, as operators see to it before they touch offsets or files."""
+        for process in list(self.processes):
+            process.kill()
+        for member in list(self.group.members):
+            self.group.expel(member)
+
     def let_pass(self, milliseconds: float) -> None:
         """On every wall clock; nobody has anything to do meanwhile."""
         self._wall_ms += int(milliseconds)
@@ -210,7 +221,7 @@ class World:
         random.seed(self.seed)
         try:
             self.schedule.at(0.0, self.producer.go_on)
-            self.schedule.at(self.chance.uniform(0.1, 2.0), self.operators.befall)
+            self.schedule.at(self.chance.uniform(0.1, 2.0), self.befall)
             self.schedule.at(FAULTS_SECONDS, self.calm)
             for _ in range(self.wanted):
                 self.schedule.at(self.chance.uniform(0.0, 0.5), self.start_process)
