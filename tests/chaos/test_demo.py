@@ -12,6 +12,8 @@ from effectonce.testing.chaos.judge import judge
 from effectonce.testing.chaos.plan import Assignor, Mode, Spec
 from effectonce.testing.chaos.run import Report
 
+pytestmark = pytest.mark.alone
+
 KEYS = {
     *("delivered", "distinct", "effects", "suppressed", "kills", "freezes"),
     *("lost", "repeated", "events_per_second", "seed"),

@@ -17,6 +17,8 @@ from effectonce.testing.chaos.plan import Assignor, Mode, Spec
 from effectonce.testing.chaos.run import Report, Snapshot, run
 from effectonce.testing.servers import KafkaServer, MockKafka
 
+pytestmark = pytest.mark.alone
+
 SEED = int(os.environ.get("SEED") or random.randrange(1_000_000))
 SHORT = Spec(
     seed=SEED, delivered=18_000, distinct=16_200, rate=1_500.0, kills=6, freezes=1, leaves=1
