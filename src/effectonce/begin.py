@@ -37,9 +37,9 @@ from effectonce.ports import Client, Clock, CommitMode, KafkaOffset, Reach
 
 log = logging.getLogger("effectonce")
 
-RIVALS: Final = 3
+RIVALS: Final = 10
 RIVAL_SECONDS: Final = 60.0
-"""Three openings by others within this are no accident."""
+"""So many openings by others within this are no accident; a zombie opens once as it awakes."""
 
 BROKER_WAIT_SECONDS: Final = 0.2
 LOCK_WAIT_SECONDS: Final = 0.05
@@ -142,7 +142,7 @@ class Beginner:
         self._desk.stop(
             owned,
             Rival(
-                f"{owned.at}: opened by someone else three times within a minute. Nothing was "
+                f"{owned.at}: opened by someone else ten times within a minute. Nothing was "
                 "lost: each of their commits holds. Two groups of one name and scope on one "
                 "store, or one store used by two clusters? Give one of them its own scope"
             ),

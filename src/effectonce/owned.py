@@ -93,7 +93,7 @@ class Owned:
     """What Kafka was last told."""
     epoch: int = 0
     """The last one that we were given."""
-    rivals: deque[float] = field(default_factory=lambda: deque(maxlen=3))
+    rivals: deque[float] = field(default_factory=lambda: deque(maxlen=10))
     """When we found that someone else had opened it since."""
     settled_at: float = 0.0
     """When the store last said that it stands where we do."""

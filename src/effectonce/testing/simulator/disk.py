@@ -181,6 +181,7 @@ class SimStore:
             before = self._disk.positions.get(commit.at)
             result = self._disk.commit(commit)
             self._process.world.judge.committed(self._process.name, commit, before, result)
+            self._process.world.log_time_ms((commit.at.topic, commit.at.number))
             self._process.leave(
                 "store.commit",
                 f"{type(result).__name__} {commit.at} to {commit.position.next}",

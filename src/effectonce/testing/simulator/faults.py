@@ -28,6 +28,10 @@ KINDS: Final = (
 )
 """Every fault that a run may have; the report names those that never fired."""
 
+SHARED_ONLY: Final = frozenset(("copy elsewhere", "suffix lost"))
+"""Kinds that an embedded store cannot meet: it promises nothing of other partitions, and goes back
+only where somebody puts an old copy in its place."""
+
 FINE: Final = Fate()
 FAILS: Final = Fate(before=True)
 UNANSWERED: Final = Fate(after=True)

@@ -23,7 +23,7 @@ from effectonce.begin import Beginner
 from effectonce.core.plan import Decision, Plan
 from effectonce.desk import Desk
 from effectonce.event import Work
-from effectonce.model import Applied, Known, OnExisting, Opened, Stale, Unknown
+from effectonce.model import Applied, Conflict, Known, OnExisting, Opened, Stale, Unknown
 from effectonce.once import Once
 from effectonce.ports import Reach
 from effectonce.stores.commits import select
@@ -110,14 +110,6 @@ def _judge_without(answer: type) -> Callable[[Any], Any]:
     return make
 
 
-def _no_already(real: Any) -> Any:
-    def broken(commit: Any, row: Any) -> Any:
-        again = row is not None and row.commit_id == commit.position.commit_id
-        return Stale() if again else real(commit, row)
-
-    return broken
-
-
 def _nothing(real: Any) -> Any:
     del real
     return lambda *a, **k: None
@@ -161,18 +153,14 @@ def _no_write(decided: Any, s: Any) -> Any:
     return replace(decided, write=False)
 
 
-def _takes_unknown_for_applied(real: Any) -> Any:
-    def commit(self: Any, commits: Any) -> Any:
-        return [Applied() if isinstance(r, Unknown) else r for r in real(self, commits)]
+def _takes_for_applied(answer: type) -> Callable[[Any], Any]:
+    def make(real: Any) -> Any:
+        def commit(self: Any, commits: Any) -> Any:
+            return [Applied() if isinstance(r, answer) else r for r in real(self, commits)]
 
-    return commit
+        return commit
 
-
-def _takes_stale_for_applied(real: Any) -> Any:
-    def commit(self: Any, commits: Any) -> Any:
-        return [Applied() if isinstance(r, Stale) else r for r in real(self, commits)]
-
-    return commit
+    return make
 
 
 def _resend_anew(real: Any) -> Any:
@@ -283,7 +271,11 @@ MUTANTS: Final = (
     Mutant("skip the epoch check", NO_FENCE, reach=_R),
     Mutant("skip the epoch check, outside", NO_FENCE, mode=_S, reach=_R),
     Mutant("epoch is never bumped", _swap(Disk, "open", _same_epoch), reach=_R),
-    Mutant("already is not known", _swap(disk, "judge", _no_already), mode=_S),
+    Mutant(
+        "a conflict is taken for applied",
+        _swap(SimStore, "commit", _takes_for_applied(Conflict)),
+        reach=_R,
+    ),
     Mutant("no marker", _swap(desk, "settle", _position(_without(markers=None)))),
     Mutant("no marker, outside", _swap(desk, "settle", _position(_without(markers=None))), mode=_S),
     Mutant("no effects in the commit", _swap(desk, "settle", _position(_without(writes=())))),
@@ -313,14 +305,14 @@ MUTANTS: Final = (
         "topic ids are never compared", _swap(Assignment, "_check_topics_now_and_then", _nothing)
     ),
     Mutant("a lost position is not heard", _swap(Assignment, "on_position_gone", _nothing)),
-    Mutant("unknown is taken for applied", _swap(SimStore, "commit", _takes_unknown_for_applied)),
+    Mutant("unknown is taken for applied", _swap(SimStore, "commit", _takes_for_applied(Unknown))),
     Mutant(
         "unknown is taken for applied, outside",
-        _swap(SimStore, "commit", _takes_unknown_for_applied),
+        _swap(SimStore, "commit", _takes_for_applied(Unknown)),
         mode=_S,
     ),
     Mutant(
-        "stale is taken for applied", _swap(SimStore, "commit", _takes_stale_for_applied), reach=_R
+        "stale is taken for applied", _swap(SimStore, "commit", _takes_for_applied(Stale)), reach=_R
     ),
     Mutant("unknown is planned anew", _swap(Desk, "resend", _resend_anew), mode=_S),
     Mutant("unknown is forgotten", _swap(Desk, "resend", _drop_unsent)),
