@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import effectonce as eo
 
@@ -78,6 +79,14 @@ def adds_up(event: eo.Event, tx: eo.KeyValueTx) -> None:
 
 def without_a_key(event: eo.Event) -> None:
     bank.charge(event.id)
+
+
+def makes_a_key_a_run(event: eo.Event) -> None:
+    key = str(uuid4())
+    try:
+        bank.charge(event.id, key)
+    except TimeoutError:
+        bank.charge(event.id, key)
 
 
 def asks_first(event: eo.Event) -> None:

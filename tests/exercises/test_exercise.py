@@ -12,6 +12,7 @@ from contextlib import closing
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -20,10 +21,12 @@ from effectonce.desk import Desk
 from effectonce.errors import ConfigError, HandlerFailed
 from effectonce.event import Work
 from effectonce.handlers import Handler
-from effectonce.model import OnExisting
+from effectonce.model import OnExisting, Partition
 from effectonce.owned import Owned
 from effectonce.stores import memory
+from effectonce.stores.memory import MemoryStore
 from effectonce.testing import Case, PerProcess, Report, Sample, exercise
+from effectonce.testing.exercises.ports import TOPIC_ID, Cluster, MemberStore
 from effectonce.testing.exercises.steps import Ending
 from effectonce.testing.exercises.words import WHAT, situation
 from tests.exercises import bank as handlers
@@ -36,6 +39,10 @@ def runs_of(case: Case, sample: str) -> list[tuple[int, bool, bool]]:
     return [
         (run.process, run.maybe_repeated, run.returned) for run in case.runs if run.sample == sample
     ]
+
+
+def in_one_line(report: Report) -> str:
+    return " ".join(report.explain().split())
 
 
 def case_of(report: Report, what: str, ending: Ending, sample: str = "e1") -> Case:
@@ -123,9 +130,12 @@ WRONG: dict[str, tuple[Handler | PerProcess, str, str, Ending, str]] = {
     "asks first": (
         handlers.asks_first, "REPEATED", "Bank.has", Ending.FROZEN_AFTER, "To ask first",
     ),
+    "makes its key anew at each run": (
+        handlers.makes_a_key_a_run, "REPEATED", "Bank.charge", Ending.KILLED_AFTER, "same on every",
+    ),
     "trusts maybe_repeated to tell it of every repeat": (
         handlers.asks_where_it_may_be_repeated,
-        "REPEATED", "Bank.charge", Ending.UNANSWERED, "is no guard",
+        "REPEATED", "handler", Ending.FROZEN_BEFORE, "A process that was frozen is not told",
     ),
     "takes maybe_repeated for a repeat": (
         handlers.skips_where_it_may_be_repeated,
@@ -166,7 +176,7 @@ def test_an_effect_beside_the_tx_is_not_seen() -> None:
     case = case_of(report, "tx.put", Ending.KILLED_BEFORE)
     assert [change.effect for change in case.repeated] == ["e1"]
     assert not case.differing
-    assert "not written through the `tx`" in " ".join(report.explain().split())
+    assert "not written through the `tx`" in in_one_line(report)
 
 
 def test_a_cache_that_outlives_a_rollback_is_not_seen() -> None:
@@ -183,11 +193,61 @@ def test_a_handler_that_remembers_beyond_reset_would_pass_everything() -> None:
     assert "PerProcess(make)" in report.explain()
 
 
-def test_an_embedded_store_keeps_the_frozen_owners_lock_so_to_ask_first_is_enough_there() -> None:
+def test_what_processes_share_outlives_a_kill_and_what_each_makes_dies_with_it() -> None:
+    seen: set[str] = set()
+
+    class Both(handlers.Bank):
+        def reset(self) -> None:
+            super().reset()
+            seen.clear()
+
+    both = Both()
+
+    def remembers_first(event: eo.Event) -> None:
+        if event.id not in seen:
+            seen.add(event.id)
+            both.charge(event.id, event.key_for("bank"))
+
+    shared = exercise(remembers_first, RECORDS, outside(), target=both)
+    kept = case_of(shared, "set.add", Ending.KILLED_AFTER)
+    assert [change.effect for change in kept.lost] == ["e1"]
+    text = in_one_line(shared)
+    assert "Leave that note to effectonce" in text
+    assert "*may* have run" not in text, "e2 and e3 were told so, and nothing of them is missing"
+
+    own = exercise(PerProcess(handlers.remembers_first), RECORDS, outside(), target=bank)
+    assert case_of(own, "set.add", Ending.KILLED_AFTER).ok
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [handlers.asks_first, handlers.asks_where_it_may_be_repeated],
+    ids=lambda h: h.__name__,
+)
+def test_an_embedded_store_keeps_the_frozen_owners_lock_so_to_ask_first_is_enough_there(
+    handler: Handler,
+) -> None:
     """Its promise would look worse than it is: the successor waits for the LOCK."""
-    report = exercise(handlers.asks_first, RECORDS, outside(STORES["embedded"]), target=bank)
+    report = exercise(handler, RECORDS, outside(STORES["embedded"]), target=bank)
     assert report.ok, report.explain()
     assert report.fired[Ending.FROZEN_AFTER] > 10
+
+
+@pytest.mark.parametrize("store", STORES.values(), ids=STORES)
+def test_only_a_zombie_is_not_told_that_its_event_may_have_run(store: str) -> None:
+    report = exercise(handlers.without_a_key, RECORDS, outside(store), target=bank)
+    untold = {
+        case.ending
+        for case in report.cases
+        for sample in case.run_again()
+        if not runs_of(case, sample)[-1][1]
+    }
+    zombies = {Ending.FROZEN_BEFORE, Ending.FROZEN_AFTER} if store == STORES["shared"] else set()
+    assert untold == zombies
+    assert ("is no guard" in report.explain()) is bool(zombies)
+    for ending in (Ending.FAILED, Ending.UNANSWERED):
+        retried = case_of(report, "Bank.charge", ending)
+        assert runs_of(retried, "e1") == [(1, False, False), (1, True, True)]
 
 
 def test_a_handler_that_fails_for_ever_once_it_may_be_repeated_holds_the_partition() -> None:
@@ -247,6 +307,14 @@ def test_who_is_frozen_goes_on_where_it_stood_after_another_took_over() -> None:
     zombie = case_of(report, "handler", Ending.FROZEN_BEFORE)
     assert runs_of(zombie, "e1") == [(2, True, True), (1, False, True)]
     assert runs_of(zombie, "e3") == [(2, True, True)]
+
+
+def test_an_epoch_that_kafka_has_seen_would_be_handed_out_again() -> None:
+    store = MemoryStore()
+    member = MemberStore(
+        Mock(**{"enter.return_value": None}), Cluster("t", (), store), store.traits
+    )
+    assert member.open(Partition("s", "g", "t", 0), TOPIC_ID, above=7).epoch == 8
 
 
 def test_what_is_delivered_again_is_not_run_again() -> None:
@@ -364,12 +432,18 @@ def test_each_step_and_ending_has_words_of_its_own() -> None:
 
 def test_the_handlers_runs_are_told_with_what_it_was_told() -> None:
     report = exercise(handlers.without_a_key, RECORDS, outside(), target=bank)
-    text = " ".join(report.explain().split())
+    text = in_one_line(report)
     assert (
         "Killed after Bank.charge for e1, before the marker was committed. e1 ran in process 1, "
         "and again in process 2 with maybe_repeated=True: it took effect twice instead of once"
     ) in text
-    assert "e1 ran in process 1, and again in the same process with maybe_repeated=False" in text
+    assert "e1 ran in process 1, and again in the same process with maybe_repeated=True" in text
+    assert (
+        "e1 ran in process 2 with maybe_repeated=True, and again in process 1 with "
+        "maybe_repeated=False"
+    ) in in_one_line(
+        exercise(handlers.asks_where_it_may_be_repeated, RECORDS, outside(), target=bank)
+    )
 
 
 def test_repeats_that_do_no_harm_can_be_allowed_and_losses_cannot() -> None:

@@ -241,8 +241,7 @@ def _advice_on_repeats(repeated: Sequence[Case], *, in_store: bool) -> Iterator[
     if unwarned:
         yield (
             f"event.maybe_repeated is no guard: in {unwarned} of these cases a second run had it "
-            "False. An event that is retried in place is not told of its first run, nor is a "
-            "process that was frozen told of what ran meanwhile."
+            "False. A process that was frozen is not told of what ran meanwhile."
         )
 
 
@@ -255,11 +254,13 @@ def _swallowed(case: Case) -> bool:
 
 
 def _believed(case: Case) -> bool:
-    """A first run that was told it may be a repeat, and something is missing."""
+    """A first run that was told it may be a repeat, and what it should have done is missing."""
     first: dict[str, HandlerRun] = {}
     for run in case.runs:
         first.setdefault(run.sample, run)
-    return any(run.maybe_repeated for run in first.values())
+    missing = {change.effect for change in case.lost}
+    named = [run for sample, run in first.items() if sample in missing]
+    return any(run.maybe_repeated for run in named or first.values())
 
 
 def _is_unwarned(case: Case) -> bool:
