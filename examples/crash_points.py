@@ -1,10 +1,13 @@
 """Find out what a crash does to a handler, before one happens: no Kafka, no database, a second.
 
-The first handler looks careful: where an event may be a repeat, it asks the bank first. Yet it
-charges twice. The second gives the bank `event.key_for("bank")`, and lets the bank ask itself.
+The first handler does what payment providers advise: a random idempotency key, and the same one for
+each attempt. Yet it charges twice: the key dies with the run that made it. The second takes
+`event.key_for("bank")`, which is the same on every run, and leaves further attempts to effectonce.
 
     python examples/crash_points.py
 """
+
+from uuid import uuid4
 
 import effectonce as eo
 from effectonce.testing import exercise
@@ -23,24 +26,24 @@ class Bank:
     def effects(self) -> list[str]:
         return self.charges
 
-    def has(self, payment: str) -> bool:
-        return payment in self.charges
-
-    def charge(self, payment: str, *, idempotency_key: str | None = None) -> None:
-        if idempotency_key is not None:
-            if idempotency_key in self.keys:
-                return
+    def charge(self, payment: str, *, idempotency_key: str) -> None:
+        if idempotency_key not in self.keys:
             self.keys.add(idempotency_key)
-        self.charges.append(payment)
+            self.charges.append(payment)
 
 
 bank = Bank()
 
 
 def careful(event: eo.Event) -> None:
-    if event.maybe_repeated and bank.has(event.id):
-        return
-    bank.charge(event.id)
+    key = str(uuid4())
+    for attempt in (1, 2, 3):
+        try:
+            bank.charge(event.id, idempotency_key=key)
+            return
+        except TimeoutError:
+            if attempt == 3:
+                raise
 
 
 def right(event: eo.Event) -> None:
