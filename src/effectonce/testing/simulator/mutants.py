@@ -23,7 +23,7 @@ from effectonce.begin import Beginner
 from effectonce.core.plan import Decision, Plan
 from effectonce.desk import Desk
 from effectonce.event import Work
-from effectonce.model import Applied, Conflict, Known, OnExisting, Opened, Stale, Unknown
+from effectonce.model import Applied, Known, OnExisting, Opened, Stale, Unknown
 from effectonce.once import Once
 from effectonce.ports import Reach
 from effectonce.stores.commits import select
@@ -271,11 +271,6 @@ MUTANTS: Final = (
     Mutant("skip the epoch check", NO_FENCE, reach=_R),
     Mutant("skip the epoch check, outside", NO_FENCE, mode=_S, reach=_R),
     Mutant("epoch is never bumped", _swap(Disk, "open", _same_epoch), reach=_R),
-    Mutant(
-        "a conflict is taken for applied",
-        _swap(SimStore, "commit", _takes_for_applied(Conflict)),
-        reach=_R,
-    ),
     Mutant("no marker", _swap(desk, "settle", _position(_without(markers=None)))),
     Mutant("no marker, outside", _swap(desk, "settle", _position(_without(markers=None))), mode=_S),
     Mutant("no effects in the commit", _swap(desk, "settle", _position(_without(writes=())))),
