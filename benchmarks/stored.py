@@ -21,7 +21,7 @@ from benchmarks.loads import HEADER, PARTITIONS, VALUE, partition_of
 from effectonce.core.plan import Columns, plan
 from effectonce.core.settle import FIRST_SERIAL, Ended, Moment, commit_id, settle
 from effectonce.model import (
-    UNSET,
+    NO_ID,
     Applied,
     Commit,
     Ending,
@@ -97,7 +97,7 @@ def _fill_partition(once: eo.Once, at: Partition, ids: Sequence[str]) -> None:
         identify_fingerprint=once.start_policy.identify_fingerprint,
         window_seconds=once.window.seconds,
     )
-    _commit(once, Commit(at, UNSET, position))
+    _commit(once, Commit(at, NO_ID, position))
     for serial, start in enumerate(range(0, len(ids), BATCH), FIRST_SERIAL):
         records = _Records(at, start, ids[start : start + BATCH])
         identified = once.identity.identify(records)

@@ -29,7 +29,7 @@ from effectonce.errors import (
     UnknownTopic,
 )
 from effectonce.hooks import PartitionBegan, emit
-from effectonce.model import UNSET, Committed, Opened
+from effectonce.model import NO_ID, Committed, Opened
 from effectonce.once import Once
 from effectonce.owned import Owned, Stage
 from effectonce.policy import StartAt
@@ -181,8 +181,8 @@ class Beginner:
         owned.position = decided.position
         if not decided.write:
             return True
-        expected = opened.row.next if opened.row else UNSET
-        if self._desk.begin_row(owned, decided.position, expected):
+        follows = opened.row.commit_id if opened.row else NO_ID
+        if self._desk.begin_row(owned, decided.position, follows):
             return True
         owned.opened = None  # whether it was written, only the row can tell
         return False

@@ -146,7 +146,7 @@ class Desk:
             )
             if not owned.counted:
                 counted = first_start(owned.at, commit.position, owned.next_serial())
-                commit = Commit(owned.at, commit.expected, counted.position)
+                commit = Commit(owned.at, commit.follows, counted.position)
         elif not owned.counted:
             commit = first_start(owned.at, owned.row, owned.next_serial())
         else:
@@ -154,12 +154,12 @@ class Desk:
         owned.counted = self._note(owned, commit)
         return owned.counted
 
-    def begin_row(self, owned: Owned, position: Position, expected: int) -> bool:
+    def begin_row(self, owned: Owned, position: Position, follows: bytes) -> bool:
         """Write the row of a start."""
-        return self._note(owned, Commit(owned.at, expected, position))
+        return self._note(owned, Commit(owned.at, follows, position))
 
     def _note(self, owned: Owned, commit: Commit) -> bool:
-        """Commit a position without markers. Unanswered, it is simply made anew later."""
+        """Commit a position without markers. Unanswered, the row says later what became of it."""
         (result,) = self._store.commit([commit])
         if isinstance(result, Applied | Already):
             owned.position = commit.position
@@ -168,6 +168,7 @@ class Desk:
         if isinstance(result, Stale):
             self._stale(owned)
         elif isinstance(result, Unknown):
+            owned.reopen()
             self.store_failed(owned, result.error)
         return False
 
@@ -367,7 +368,7 @@ class Desk:
         before the next record comes (simulated).
         """
         position = replace(owned.row, commit_id=commit_id(owned.row.epoch, owned.next_serial()))
-        self._note(owned, Commit(owned.at, owned.row.next, position))
+        self._note(owned, Commit(owned.at, owned.row.commit_id, position))
 
     def rest(self, owned: Owned) -> None:
         """Note that nothing is in flight: the partition is given up in good order."""

@@ -200,12 +200,14 @@ Write: TypeAlias = tuple[bytes, bytes | None]
 class Commit:
     """Markers, position and in-store effects of one partition: all or nothing.
 
-    Applied only while the row still has `position.epoch` and its `next` is `expected`.
+    Applied only while the row still has `position.epoch` and the commit id that this one `follows`.
+    (Its `next` would not do: a store that lost its last moments may have lost markers ahead of the
+    position, and stand at the same offset without them. Simulated: effects lost in silence.)
     Sending the identical commit again is safe: `position.commit_id` gives it away.
     """
 
     at: Partition
-    expected: int
+    follows: bytes
     position: Position
     markers: Markers | None = None
     writes: tuple[Write, ...] = ()

@@ -20,7 +20,7 @@ from effectonce.core.stall import first_start, rest
 from effectonce.core.start import Refuse, Reopen, Situation, StartPolicy, start, witness_of
 from effectonce.errors import StoreError
 from effectonce.model import (
-    UNSET,
+    NO_ID,
     Already,
     Applied,
     Commit,
@@ -136,8 +136,8 @@ class World:
             del self.members[who]  # the other has opened: what this one holds of the row is old
             return
         if decided.write:
-            expected = row.next if row else UNSET
-            if not self.commit(who, Commit(AT, expected, decided.position)):
+            follows = row.commit_id if row else NO_ID
+            if not self.commit(who, Commit(AT, follows, decided.position)):
                 return
         member.position = decided.position
         if row is not None and decided.position.run > row.run:

@@ -150,7 +150,7 @@ def test_the_commit_names_the_position_it_expects_or_the_store_could_not_refuse_
     row = replace(ROW, next=7, epoch=3)
     commit = settled(records, planned(records, position_next=7), "d", position=row, serial=9)
     assert commit is not None
-    assert (commit.at, commit.expected, commit.position.epoch) == (AT, 7, 3)
+    assert (commit.at, commit.follows, commit.position.epoch) == (AT, ROW.commit_id, 3)
     assert commit.position.commit_id == commit_id(3, 9)
 
 
@@ -295,7 +295,7 @@ class Life:
             self.apply(commit)
 
     def apply(self, commit: Commit) -> None:
-        assert commit.expected == self.row.next
+        assert commit.follows == self.row.commit_id
         for offset in marked(commit):
             self.effects[self.log[offset]] += 1
             self.markers[self.log[offset]] = offset

@@ -83,7 +83,10 @@ def test_a_partition_that_ran_nothing_has_nothing_to_note() -> None:
 )
 def test_a_note_moves_and_marks_nothing_and_is_fenced_like_any_commit(note: Commit | None) -> None:
     assert note is not None
-    assert (note.at, note.expected, note.position.next, note.position.epoch) == (AT, 5, 5, 4)
+    assert (note.at, note.follows, note.position.next, note.position.epoch) == (
+        *(AT, ROW.commit_id),
+        *(5, 4),
+    )
     assert note.position.commit_id == commit_id(4, 6)
     assert (note.markers, note.writes) == (None, ())
     assert note.position.log_time_ms == UNSET

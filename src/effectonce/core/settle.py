@@ -127,7 +127,7 @@ def settle(
     )
     return Commit(
         at=columns.at,
-        expected=position.next,
+        follows=position.commit_id,
         position=new,
         as_of=as_of,
         markers=_markers(columns, rows, ended.outcomes),

@@ -62,4 +62,4 @@ def rest(at: Partition, position: Position, serial: int) -> Commit | None:
 
 def _note(at: Partition, position: Position, serial: int) -> Commit:
     new = replace(position, commit_id=commit_id(position.epoch, serial))
-    return Commit(at=at, expected=position.next, position=new)
+    return Commit(at=at, follows=position.commit_id, position=new)

@@ -4,7 +4,7 @@
 | ----------------------------------------- | ------------------------------------------ |
 | holds this very commit id                 | Already: its answer was lost, nothing else |
 | is not there, or has another epoch        | Stale: somebody opened it after us         |
-| has another `next` than `expected`        | Stale: it moved on without us              |
+| has another commit id than it `follows`   | Stale: it moved on, or back, without us    |
 | else, a key is marked, REFUSE             | Conflict: nothing is written               |
 | else                                      | Applied; marked keys keep their first one  |
 """
@@ -39,7 +39,7 @@ def judge(commit: Commit, row: Position | None) -> Already | Stale | None:
         return Stale()
     if row.commit_id == new.commit_id != NO_ID:
         return Already()
-    if row.epoch != new.epoch or row.next != commit.expected:
+    if row.epoch != new.epoch or row.commit_id != commit.follows:
         return Stale()
     return None
 

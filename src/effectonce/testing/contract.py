@@ -20,7 +20,7 @@ import pytest
 
 from effectonce.errors import TransactionClosed
 from effectonce.model import (
-    UNSET,
+    NO_ID,
     Already,
     Applied,
     Commit,
@@ -185,7 +185,7 @@ class StoreContract:
         self, store: Store
     ) -> None:
         start = start_of(Owner.unstarted(store).position)
-        assert store.commit([Commit(AT, UNSET, start)]) == [Applied()]
+        assert store.commit([Commit(AT, NO_ID, start)]) == [Applied()]
 
     # -- fences --
 
@@ -221,7 +221,7 @@ class StoreContract:
         assert owner.store.find(AT, key_bytes(2)) is None
         assert heir.commit([3]) == Applied()
 
-    def test_a_commit_from_an_unexpected_position_is_refused(self, owner: Owner) -> None:
+    def test_a_commit_to_a_row_that_moved_on_is_refused(self, owner: Owner) -> None:
         late = owner.prepared([9])
         owner.commit([1])
         assert owner.send(late) == Stale()

@@ -98,7 +98,7 @@ class History:
         position = replace(commit.position, epoch=commit.position.epoch - 1)
         for stale in (
             replace(commit, position=position),
-            replace(commit, expected=commit.expected + 1),
+            replace(commit, follows=bytes(15) + b"?"),
         ):
             assert model.owner.send(stale) == Stale()
 

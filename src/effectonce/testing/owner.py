@@ -164,7 +164,7 @@ class Owner:
         commit_id = after.epoch.to_bytes(8, "big") + self.serial.to_bytes(8, "big")
         return Commit(
             at=self.at,
-            expected=before.next,
+            follows=before.commit_id,
             position=replace(after, commit_id=commit_id),
             markers=markers_of(numbers, max(before.next, 0), outcomes) if numbers else None,
             writes=writes,
