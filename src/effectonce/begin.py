@@ -181,6 +181,11 @@ class Beginner:
         owned.position = decided.position
         if not decided.write:
             return True
+        if opened.row is not None and opened.row.epoch == opened.epoch:
+            # written in this period already, and the world has changed since (a topic created
+            # anew: simulated): one commit id has one content, so another period begins
+            owned.opened = None
+            return False
         follows = opened.row.commit_id if opened.row else NO_ID
         if self._desk.begin_row(owned, decided.position, follows):
             return True

@@ -198,6 +198,7 @@ class SimStore:
 
     def release(self, at: Partition) -> None:
         self._process.enter("store.release")
+        self._process.world.judge.released(at, self._process.name)
         if self._disk.locks.get(at) == self._process.name:
             del self._disk.locks[at]
 

@@ -125,6 +125,10 @@ class Judge:
         self.owners[at.number] = process
         self._doubt(lambda effect: effect.partition == at.number)
 
+    def released(self, at: Partition, process: str) -> None:
+        """What it could not commit before it had to give the partition up is in doubt."""
+        self._doubt(lambda e: e.process == process and e.partition == at.number)
+
     def store_lost(self) -> None:
         """It went back: its markers and its count of epochs with it."""
         self.epochs.clear()
