@@ -32,9 +32,9 @@ def test_whatever_befalls_a_cluster_each_event_takes_effect_as_promised(
 
 
 def test_a_topic_recreated_between_its_id_and_its_ends_is_not_taken_for_a_cut_off_log() -> None:
-    assert not simulate(2134, Mode.OUTSIDE, Reach.EMBEDDED).violations
+    assert not simulate(3028, Mode.OUTSIDE, Reach.EMBEDDED).violations
     with patch.object(Beginner, "_recreated", lambda *_: False):
-        (violation,) = simulate(2134, Mode.OUTSIDE, Reach.EMBEDDED).violations[:1]
+        (violation,) = simulate(3028, Mode.OUTSIDE, Reach.EMBEDDED).violations[:1]
     assert "cut off" in violation.why, "the seed no longer meets it: find another"
 
 

@@ -43,6 +43,8 @@ class Entry:
     offset: int
     event: str
     timestamp_ms: int
+    value: bytes
+    headers: Headers
 
 
 class LogRecords:
@@ -63,13 +65,13 @@ class LogRecords:
         return self._offsets
 
     def values(self) -> Sequence[bytes | None]:
-        return [e.event.encode() for e in self._entries]
+        return [e.value for e in self._entries]
 
     def keys(self) -> Sequence[bytes | None]:
         return [None] * len(self._entries)
 
     def headers(self) -> Sequence[Headers]:
-        return [[("event-id", e.event.encode())] for e in self._entries]
+        return [e.headers for e in self._entries]
 
     def timestamp_ms(self, row: int) -> int:
         return self._entries[row].timestamp_ms
@@ -93,7 +95,9 @@ class Log:
 
     def append(self, event: str, timestamp_ms: int, gap: int = 0) -> None:
         self.end += gap
-        self.entries.append(Entry(self.end, event, timestamp_ms))
+        value = event.encode()
+        headers = [("event-id", value)]
+        self.entries.append(Entry(self.end, event, timestamp_ms, value, headers))
         self.offsets.append(self.end)
         self.end += 1
 

@@ -21,7 +21,7 @@ from effectonce.testing.simulator.judge import DAY_MS, WINDOW_MS
 
 COPIED_MS: Final = WINDOW_MS - DAY_MS // 10
 RECENT: Final = 8
-RECORDS: Final = 260
+RECORDS: Final = 180
 DELIVERIES: Final = 200
 """Retention and deleted topics take records that nobody has read: then more are made."""
 
