@@ -161,7 +161,7 @@ class Beginner:
             topic_id=topic_id,
             committed=committed,
             log=self._client.log_ends(owned.key),
-            shared=self._once.store.traits.reach is Reach.SHARED,
+            shared=self._once.store.traits.reach is not Reach.EMBEDDED,
         )
 
     def _first_come(self, owned: Owned, topic_id: bytes) -> Committed | None:

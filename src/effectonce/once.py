@@ -145,8 +145,9 @@ class Once:
             )
             remains = "A repeat per doubt; one ID in two partitions at once."
         assumes = [f"the window: {self.window.length}, in log time"]
-        if traits.reach is Reach.EMBEDDED:
+        if traits.reach is not Reach.SHARED:
             assumes.append("an event ID always comes through one partition (keyed producers)")
+        if traits.reach is Reach.EMBEDDED:
             assumes.append("the consumers of a group that share a partition's state share a host")
         return "\n".join(
             [

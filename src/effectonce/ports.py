@@ -60,6 +60,8 @@ class Reach(Enum):
 
     EMBEDDED = "embedded"
     """Processes of this host, one at a time a partition; an event ID must keep its partition."""
+    KEYED = "keyed"
+    """Every member of the group; an event ID must keep its partition."""
     SHARED = "shared"
     """Every member of the group; one ID in two partitions is caught."""
 
