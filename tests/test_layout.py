@@ -52,6 +52,7 @@ THIRD_PARTY = {
     "xxhash": ("identity", "identity.*", "stores.encoding"),
     "jmespath": ("identity", "identity.*"),
     "rocksdict": ("stores.rocksdb*",),
+    "redis": ("stores.redis*",),
     "opentelemetry": ("otel",),
     "confluent_kafka": ("kafka", "testing", "testing.*", "cli", "cli.*"),
     "typer": ("cli", "cli.*"),

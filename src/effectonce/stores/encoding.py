@@ -76,6 +76,7 @@ _POSITION: Final = Struct(
     "IqIq"  # stalled opens, attempt offset, attempts, pinned start
     "8sIqQ"  # identify fingerprint, window seconds, wall, next seq
 )
+POSITION_BYTES: Final = _POSITION.size + _CHECKSUM
 _PACKED: Final = Struct(">BBHIQqqq24s")  # as above
 _GENERATION: Final = Struct(">BQqqq")  # version, first seq, offset, until, log time
 _OUTCOME: Final = Struct(">BB")  # version, kind; then the data
@@ -92,19 +93,24 @@ _OUTCOME_KINDS: Final = frozenset(OutcomeKind)
 # -- checksum and version --------------------------------------------------------------------------
 
 
-def _seal(key: bytes, body: bytes) -> bytes:
+def seal(key: bytes, body: bytes) -> bytes:
+    """The value of `key`: its body and the checksum of both."""
     return body + xxh3_64_digest(body, xxh3_64_intdigest(key))
 
 
-def _unseal(key: bytes, value: bytes) -> memoryview:
-    """The body of a value: its checksum proves it whole, its version readable."""
+def unseal(key: bytes, value: bytes, name: str) -> memoryview:
+    """The body of a value, which its checksum proves whole; `name` is for people."""
     if len(value) <= _CHECKSUM:
-        raise StoreCorrupt(f"{describe(key)} is cut off: {len(value)} bytes")
+        raise StoreCorrupt(f"{name} is cut off: {len(value)} bytes")
     body = memoryview(value)[:-_CHECKSUM]
     if xxh3_64_digest(body, xxh3_64_intdigest(key)) != value[-_CHECKSUM:]:
-        raise StoreCorrupt(
-            f"{describe(key)} is damaged: its checksum does not fit its {len(value)} bytes"
-        )
+        raise StoreCorrupt(f"{name} is damaged: its checksum does not fit its {len(value)} bytes")
+    return body
+
+
+def _unseal(key: bytes, value: bytes) -> memoryview:
+    """As `unseal`, and a version that this release reads."""
+    body = unseal(key, value, describe(key))
     if body[0] != VERSION:
         raise StoreCorrupt(
             f"{describe(key)} has version {body[0]}, this release reads version {VERSION}: "
@@ -181,7 +187,7 @@ def encode_position(row: PositionRow) -> bytes:
         p.wall_ms,
         row.next_seq,
     )
-    return _seal(POSITION_KEY, body)
+    return seal(POSITION_KEY, body)
 
 
 def decode_position(value: bytes) -> PositionRow:
@@ -329,7 +335,7 @@ def encode_packed(position: Position, markers: Markers, seq: int) -> Iterator[tu
             (offsets - base).astype(_U32).tobytes(),
             b"" if statuses is None else statuses[rows].tobytes(),
         )
-        yield key, _seal(key, b"".join(columns))
+        yield key, seal(key, b"".join(columns))
         seq += 1
 
 
@@ -384,7 +390,7 @@ def encode_generation(start: GenerationStart, first_seq: int) -> tuple[bytes, by
     """Key and value of row `02`; `first_seq` numbers the generation's first packed row."""
     key = generation_key(start.generation)
     body = _GENERATION.pack(VERSION, first_seq, start.offset, start.until, start.log_time_ms)
-    return key, _seal(key, body)
+    return key, seal(key, body)
 
 
 def decode_generation(key: bytes, value: bytes) -> tuple[GenerationStart, int]:
@@ -414,7 +420,7 @@ def outcome_key(generation: int, key: bytes) -> bytes:
 
 def encode_outcome(key: bytes, outcome: Outcome) -> bytes:
     """The value of row `03` under `key`."""
-    return _seal(key, _OUTCOME.pack(VERSION, outcome.kind) + outcome.data)
+    return seal(key, _OUTCOME.pack(VERSION, outcome.kind) + outcome.data)
 
 
 def decode_outcome(key: bytes, value: bytes) -> Outcome:

@@ -142,9 +142,12 @@ class KeyValueTransaction:
     def begin(self) -> Overlay:
         if self._fuse.blown:
             raise TransactionClosed("this batch was cut off: no event can begin in it")
-        tx = Overlay(self._batch, self._fuse)
+        tx = self._layer()
         self._open.add(tx)
         return tx
+
+    def _layer(self) -> Overlay:
+        return Overlay(self._batch, self._fuse)
 
     def keep(self, tx: object) -> None:
         overlay = self._ended(tx)

@@ -1,0 +1,150 @@
+"""An honest start: what a server must be, asked before the first record and every few seconds.
+
+| found                                      | then                                          |
+| ------------------------------------------ | --------------------------------------------- |
+| older than 7.0                             | refused: its scripts have no `#!lua` line     |
+| a replica                                  | refused                                       |
+| maxmemory-policy other than `noeviction`   | refused: evicted markers repeat effects       |
+| no append-only file                        | refused, or durability="none"                 |
+| appendfsync other than `always`            | refused where durability="host" was promised  |
+| a Cluster behind a plain client            | refused, and the other way round              |
+| a command that its ACL forbids             | refused                                       |
+| keys evicted since the last look           | StoreCorrupt: an absent marker proves nothing |
+
+INFO has all but appendfsync. Where CONFIG GET is forbidden, durability="host" cannot be shown to
+hold, and is refused with that.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from effectonce.errors import StoreError, StoreUnavailable
+from effectonce.ports import Durability
+from effectonce.stores.redis_link import Link
+from effectonce.stores.redis_rows import Space
+from effectonce.stores.redis_scripts import PROBE
+
+OLDEST: Final = (7, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """What one server says of itself; None where it does not say."""
+
+    name: str
+    run_id: str
+    version: str
+    role: str
+    policy: str | None
+    append_only: bool | None
+    fsync: str | None
+    is_cluster: bool
+    evicted_keys: int
+
+
+def ask(link: Link, *, fsync: bool) -> list[Server]:
+    """Every master that the link leads to. `fsync`: ask for appendfsync too. Raises StoreError."""
+    infos = _of_each(link, link.call("INFO", **_every(link)))
+    syncs: Mapping[str, Any] = {}
+    if fsync:
+        try:
+            asked = link.call("CONFIG GET", "appendfsync", **_every(link))
+            syncs = _of_each(link, asked)
+        except StoreError:
+            syncs = {}  # not allowed, or a managed service without CONFIG
+    return [_server(name, info, syncs.get(name)) for name, info in sorted(infos.items())]
+
+
+def problems_of(servers: list[Server], link: Link, durability: Durability) -> list[str]:
+    """All that stands against using these servers, and what to do."""
+    found: list[str] = []
+    for server in servers:
+        where = f"store: Redis{server.name}"
+        found += (f"{where} {problem}" for problem in _problems(server, durability))
+        if server.is_cluster and not link.is_cluster:
+            found.append(f"{where} is a node of a Cluster: pass a RedisCluster, or ?cluster=true")
+        if link.is_cluster and not server.is_cluster:
+            found.append(f"{where} is no node of a Cluster: pass a plain client")
+    return found
+
+
+def _problems(server: Server, durability: Durability) -> Iterator[str]:
+    if version_of(server.version) < OLDEST:
+        yield f"has version {server.version}: Redis 7.0, or Valkey of any version, is the oldest"
+    if server.role not in ("master", "primary"):
+        yield f"is a {server.role}: a store must be the master; use its address, or a Sentinel's"
+    if server.policy != "noeviction":
+        yield (
+            f"has maxmemory-policy {server.policy}: what it evicts takes effect again. Set "
+            "noeviction"
+        )
+    if durability is not Durability.NONE and not server.append_only:
+        yield (
+            "keeps no append-only file (appendonly no), so a restart of it loses markers and "
+            'positions. Set appendonly yes, or say durability="none"'
+        )
+    if durability is Durability.HOST and server.fsync is None:
+        yield (
+            "does not show appendfsync (CONFIG GET is refused), so that durability="
+            '"host" cannot be shown to hold. Allow config|get, or say durability="process"'
+        )
+    elif durability is Durability.HOST and server.fsync != "always":
+        yield (
+            f"has appendfsync {server.fsync}: a crash of its host loses what it answered. Set "
+            'always, or say durability="process"'
+        )
+
+
+def may_write(link: Link, space: Space) -> str | None:
+    """Whether this user may do all that the scripts do: the problem, or None.
+
+    Raises StoreUnavailable where that could not be tried.
+    """
+    try:
+        link.run(PROBE, [f"{space.scope}:probe:{secrets.token_hex(8)}"], [])
+    except StoreUnavailable as error:
+        if "NOPERM" not in str(error) and "permission" not in str(error).lower():
+            raise
+        return f"store: Redis: {error}"
+    except StoreError as error:
+        return f"store: {error}"
+    return None
+
+
+def version_of(text: str) -> tuple[int, int]:
+    """The first two numbers of a version; (0, 0) where there are none."""
+    numbers = [int(part) for part in text.split(".")[:2] if part.isdecimal()]
+    return (numbers[0], numbers[1]) if len(numbers) == 2 else (0, 0)
+
+
+def _server(name: str, info: Mapping[str, Any], sync: Mapping[Any, Any] | None) -> Server:
+    policy, append_only = info.get("maxmemory_policy"), info.get("aof_enabled")
+    fsync = (sync or {}).get("appendfsync", (sync or {}).get(b"appendfsync"))
+    return Server(
+        name=name,
+        run_id=str(info.get("run_id", "")),
+        version=str(info.get("redis_version", "")),
+        role=str(info.get("role", "")),
+        policy=None if policy is None else str(policy),
+        append_only=None if append_only is None else bool(int(append_only)),
+        fsync=fsync.decode() if isinstance(fsync, bytes) else fsync,
+        is_cluster=bool(int(info.get("cluster_enabled", 0))),
+        evicted_keys=int(info.get("evicted_keys", 0)),
+    )
+
+
+def _every(link: Link) -> dict[str, str]:
+    return {"target_nodes": "primaries"} if link.is_cluster else {}
+
+
+def _of_each(link: Link, answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A Cluster's answer is one for each node, unless it has a single one."""
+    if not link.is_cluster:
+        return {"": answer}
+    if not all(isinstance(each, Mapping) for each in answer.values()):
+        return {" (the only master)": answer}
+    return {f" at {node}": each for node, each in answer.items()}

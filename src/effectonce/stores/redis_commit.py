@@ -1,0 +1,200 @@
+"""From a `Commit` or a `Query` to a script's keys and arguments, and from its answer back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+
+from effectonce.errors import NotOpen, StoreCorrupt, StoreError
+from effectonce.model import (
+    Already,
+    Applied,
+    Commit,
+    CommitResult,
+    Conflict,
+    Known,
+    Markers,
+    OnExisting,
+    Partition,
+    Query,
+    Stale,
+    Unknown,
+)
+from effectonce.stores.commits import generation_of
+from effectonce.stores.encoding import encode_outcome, outcome_key
+from effectonce.stores.redis_rows import (
+    NO_INCARNATION,
+    Row,
+    Space,
+    decode_pairs,
+    encode_markers,
+    encode_pairs,
+    encode_row,
+    fence_of,
+    partition_name,
+)
+from effectonce.stores.redis_tx import Command
+
+Arguments: TypeAlias = list[bytes | str]
+
+MARK_BYTES: Final = 8
+_ROW: Final = np.dtype(">u4")
+_NEVER: Final = b"-"
+"""No mark is this: the commit looks at all of its keys."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a script."""
+
+    keys: list[str]
+    args: Arguments
+
+
+# -- looking up ------------------------------------------------------------------------------------
+
+
+def lookup_call(space: Space, query: Query, generations: bytes, fence: bytes) -> Call:
+    """`fence`: of our ownership; empty where we have none, and the look-up is anybody's."""
+    pairs = decode_pairs(generations, space.scope)
+    return Call(
+        [space.scope, space.positions, *map(space.markers, pairs)],
+        [
+            generations,
+            query.run.to_bytes(4, "big"),
+            partition_name(query.at),
+            fence,
+            query.keys.tobytes(),
+        ],
+    )
+
+
+def known(query: Query, answer: Sequence[Any]) -> Known | StoreError:
+    """What a look-up answered."""
+    match answer:
+        case [b"known", bytes(packed), bytes(mark)]:
+            hits = np.frombuffer(packed, _ROW).reshape(-1, 2).astype(np.uint32)
+            seen = np.zeros(len(query.keys), np.bool_)
+            fingerprints = np.zeros(len(query.keys), np.uint32)
+            seen[hits[:, 0]] = True
+            fingerprints[hits[:, 0]] = hits[:, 1]
+            return Known(seen, fingerprints, as_of=int.from_bytes(mark, "big"))
+        case [b"fenced"]:
+            return NotOpen(f"{query.at}: somebody else has opened it since")
+        case _:
+            return wrong(query.at, answer)
+
+
+# -- committing ------------------------------------------------------------------------------------
+
+
+def commit_call(
+    space: Space, commit: Commit, generations: bytes, incarnation: bytes | None, mark: bytes
+) -> Call:
+    """`incarnation`: that of our ownership of the commit's epoch; None where we have none."""
+    at, new, markers = commit.at, commit.position, commit.markers
+    name = partition_name(at)
+    after, target = generations, 0
+    if markers is not None and len(markers):
+        after, target = _target(generations, (new.run, generation_of(new)), space)
+    else:
+        markers = None
+    pairs = decode_pairs(after, space.scope)
+    commands = [write for write in commit.writes if isinstance(write, Command)]
+    rows = [write for write in commit.writes if not isinstance(write, Command)]
+    puts = [each for key, value in rows if value is not None for each in (key, value)]
+    deletes = [key for key, value in rows if value is None]
+    ours = NO_INCARNATION if incarnation is None else incarnation
+    keys: list[Any] = [space.scope, space.positions, space.rows(at)]
+    keys += [each for pair in pairs for each in (space.markers(pair), space.outcomes(pair))]
+    args: Arguments = [
+        generations,
+        after,
+        str(target),
+        new.run.to_bytes(4, "big"),
+        name,
+        b"" if incarnation is None else fence_of(incarnation, new.epoch),
+        commit.expected.to_bytes(8, "big", signed=True),
+        new.commit_id,
+        encode_row(name, Row(new, ours, writer=ours)),
+        _mark_of(commit.as_of),
+        mark,
+        "refuse" if commit.on_existing is OnExisting.REFUSE else "keep-first",
+        b"" if markers is None else markers.keys.tobytes(),
+        b"" if markers is None else encode_markers(markers, new),
+        str(len(markers.outcomes) if markers else 0),
+        str(len(puts) // 2),
+        str(len(deletes)),
+        str(len(commands)),
+    ]
+    if markers is not None:
+        args += _outcomes(markers, generation_of(new))
+    args += [*puts, *deletes]
+    for command in commands:
+        keys.append(command[0])
+        args += [str(len(command.arguments) + 2), command.name, str(len(keys)), *command.arguments]
+    return Call(keys, args)
+
+
+def result(commit: Commit, answer: Sequence[Any]) -> CommitResult:
+    """What a commit was answered."""
+    match answer:
+        case [b"applied", int(existing), *_]:
+            return Applied(existing)
+        case [b"already"]:
+            return Already()
+        case [b"stale"]:
+            return Stale()
+        case [b"conflict", bytes(rows)]:
+            found = sorted(set(np.frombuffer(rows, _ROW).tolist()))
+            return Conflict(tuple(found))
+        case [b"refused", bytes(why), bytes(name), bytes(key)]:
+            what = f"tx.{name.decode()} on the key {key.decode(errors='replace')!r}"
+            return Unknown(
+                StoreError(
+                    f"{commit.at}: {what} {why.decode(errors='replace')}; nothing was written. "
+                    "Mend the handler or that key, and restart"
+                )
+            )
+        case _:
+            return Unknown(wrong(commit.at, answer))
+
+
+def wrong(at: Partition, answer: Sequence[Any]) -> StoreError:
+    """The error for an answer that says what is damaged."""
+    match answer:
+        case [b"lost", bytes(key)]:
+            return StoreCorrupt(
+                f"{at}: the key {key.decode()} is gone, and with it a generation of markers: it was "
+                "evicted or deleted, so an event that took effect would look new. Restore it from "
+                "a backup, or use a new scope"
+            )
+        case [b"damaged", bytes(key)]:
+            return StoreCorrupt(f"{at}: the key {key.decode()} holds what effectonce never wrote")
+        case _:
+            return StoreError(f"{at}: Redis answered what no script says: {answer!r:.80}")
+
+
+def _target(generations: bytes, pair: tuple[int, int], space: Space) -> tuple[bytes, int]:
+    """The generations once `pair` is among them, and its number, from 1."""
+    pairs = decode_pairs(generations, space.scope)
+    if pair not in pairs:
+        pairs.append(pair)
+    return encode_pairs(pairs), pairs.index(pair) + 1
+
+
+def _mark_of(as_of: int | None) -> bytes:
+    if as_of is None:
+        return _NEVER
+    return as_of.to_bytes(MARK_BYTES, "big") if as_of else b""
+
+
+def _outcomes(markers: Markers, generation: int) -> Arguments:
+    found: Arguments = []
+    for row, outcome in markers.outcomes.items():
+        key = markers.keys[row].tobytes()
+        found += [str(row), encode_outcome(outcome_key(generation, key), outcome)]
+    return found

@@ -1,0 +1,204 @@
+"""What Redis holds, key by key and byte by byte.
+
+TAG is the scope, or with layout="partition" scope:group:topic:number, each percent-encoded; the
+braces put all keys of a TAG into one slot of a Cluster. RUN and GENERATION are decimal.
+
+| key                                      | type   | holds                                        |
+| ---------------------------------------- | ------ | -------------------------------------------- |
+| effectonce:id                            | string | the store's id, 16 random bytes              |
+| effectonce:{TAG}                         | hash   | `generations`: (run u32, generation u32)*,   |
+|                                          |        | those that hold markers; `mark`: 8 random    |
+|                                          |        | bytes, new with every commit of markers      |
+| effectonce:{TAG}:positions               | hash   | partition -> its row, as below               |
+| effectonce:{TAG}:markers:RUN:GENERATION  | hash   | key, 16 bytes -> marker, 33 bytes            |
+| effectonce:{TAG}:outcomes:RUN:GENERATION | hash   | key -> outcome, where there is one           |
+| effectonce:{TAG}:rows:PARTITION          | hash   | the rows of a `tx`                           |
+| effectonce:{SCOPE}:partitions            | set    | layout="partition" only: all ever opened     |
+
+PARTITION is group:topic:number, percent-encoded.
+
+A row of positions begins with what the scripts compare as bytes: incarnation 8, epoch u64, next
+i64, the incarnation that wrote it 8, commit id 16, floor u32. Then row `00` of encoding.py, the
+starts of its generations (u32, i64, i64, i64)*, and the XXH3-64 of it all, seeded with PARTITION's.
+The incarnation is random, new with each open. A failover that lost a suffix hands out an epoch, and
+with it commit ids, a second time: only the incarnation tells their owners apart.
+
+A marker is fingerprint u32, status u8, offset i64, epoch u32, log time i64, wall i64. 33 bytes are
+the most that fit into Valkey's entries of 71 bytes a key; with 16 it would be 54 (measured).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from struct import Struct
+from typing import Final
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from effectonce.errors import StoreCorrupt
+from effectonce.model import GenerationStart, Marker, Markers, Partition, Position, Status
+from effectonce.stores.commits import status_of
+from effectonce.stores.encoding import (
+    POSITION_BYTES,
+    PositionRow,
+    decode_position,
+    encode_position,
+    seal,
+    unseal,
+)
+
+NO_INCARNATION: Final = bytes(8)
+
+_HEAD: Final = Struct(">8sQq8s16sI")
+_START: Final = Struct(">Iqqq")
+_PAIR: Final = Struct(">II")
+_FENCE: Final = Struct(">8sQ")
+_MARKER: Final = Struct(">IBqIqq")
+_COLUMNS: Final = np.dtype(
+    [
+        ("fingerprint", ">u4"),
+        ("status", "u1"),
+        ("offset", ">i8"),
+        ("epoch", ">u4"),
+        ("log_time", ">i8"),
+        ("wall", ">i8"),
+    ]
+)
+_STATUSES: Final = frozenset(Status)
+
+
+# -- keys ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """The keys of one TAG; all of them share a slot."""
+
+    prefix: str
+    tag: str
+
+    @property
+    def scope(self) -> str:
+        return f"{self.prefix}:{{{self.tag}}}"
+
+    @property
+    def positions(self) -> str:
+        return f"{self.scope}:positions"
+
+    def markers(self, pair: tuple[int, int]) -> str:
+        """The hash of the markers of a run and a generation."""
+        return f"{self.scope}:markers:{pair[0]}:{pair[1]}"
+
+    def outcomes(self, pair: tuple[int, int]) -> str:
+        return f"{self.scope}:outcomes:{pair[0]}:{pair[1]}"
+
+    def rows(self, at: Partition) -> str:
+        return f"{self.scope}:rows:{partition_name(at)}"
+
+
+def quoted(name: str) -> str:
+    """Any name, without a brace, a colon or a byte beyond ASCII; no two names alike."""
+    return quote(name, safe="")
+
+
+def topic_name(group: str, topic: str) -> str:
+    """What the names of a topic's partitions begin with."""
+    return f"{quoted(group)}:{quoted(topic)}:"
+
+
+def partition_name(at: Partition) -> str:
+    """The PARTITION of the table."""
+    return f"{topic_name(at.group, at.topic)}{at.number}"
+
+
+# -- generations -----------------------------------------------------------------------------------
+
+
+def encode_pairs(pairs: list[tuple[int, int]]) -> bytes:
+    """The value of `generations`."""
+    return b"".join(_PAIR.pack(*pair) for pair in pairs)
+
+
+def decode_pairs(packed: bytes, where: str) -> list[tuple[int, int]]:
+    """Runs and generations that hold markers. Raises StoreCorrupt."""
+    if len(packed) % _PAIR.size:
+        raise StoreCorrupt(f"{where}: the list of its generations has {len(packed)} bytes")
+    return [(run, generation) for run, generation in _PAIR.iter_unpack(packed)]
+
+
+# -- positions -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One partition's row: the position, whose it is, and who wrote it last."""
+
+    position: Position
+    incarnation: bytes = NO_INCARNATION
+    writer: bytes = NO_INCARNATION
+
+
+def fence_of(incarnation: bytes, epoch: int) -> bytes:
+    """What a row begins with while this ownership period lasts."""
+    return _FENCE.pack(incarnation, epoch)
+
+
+def encode_row(name: str, row: Row) -> bytes:
+    """The value under `name`. Raises struct.error for a number beyond its column."""
+    p = row.position
+    head = _HEAD.pack(row.incarnation, p.epoch, p.next, row.writer, p.commit_id, p.floor)
+    starts = [_START.pack(g.generation, g.offset, g.until, g.log_time_ms) for g in p.generations]
+    position = encode_position(PositionRow(p, row.incarnation))
+    return seal(name.encode(), b"".join((head, position, *starts)))
+
+
+def decode_row(name: str, value: bytes) -> Row:
+    """Raises StoreCorrupt."""
+    body = unseal(name.encode(), value, f"the position of {name}")
+    starts = body[_HEAD.size + POSITION_BYTES :]
+    if len(body) < _HEAD.size + POSITION_BYTES or len(starts) % _START.size:
+        raise StoreCorrupt(f"the position of {name} has {len(body)} bytes")
+    found = decode_position(bytes(body[_HEAD.size : _HEAD.size + POSITION_BYTES]))
+    generations = tuple(GenerationStart(*each) for each in _START.iter_unpack(starts))
+    writer = _HEAD.unpack_from(body)[3]
+    return Row(replace(found.position, generations=generations), found.incarnation, writer)
+
+
+# -- markers ---------------------------------------------------------------------------------------
+
+
+def encode_markers(markers: Markers, position: Position) -> bytes:
+    """A commit's markers, one after another."""
+    rows: NDArray[np.void] = np.empty(len(markers), _COLUMNS)
+    rows["fingerprint"] = markers.fingerprints
+    rows["status"] = Status.DONE
+    rows["offset"] = markers.offsets
+    rows["epoch"] = position.epoch
+    rows["log_time"] = position.log_time_ms
+    rows["wall"] = position.wall_ms
+    for row, outcome in markers.outcomes.items():
+        rows["status"][row] = status_of(outcome)
+    return rows.tobytes()
+
+
+def decode_marker(key: bytes, value: bytes, pair: tuple[int, int]) -> Marker:
+    """The marker of `key`, without its outcome. Raises StoreCorrupt."""
+    where = f"a marker of generation {pair[1]}, run {pair[0]},"
+    if len(value) != _MARKER.size:
+        raise StoreCorrupt(f"{where} has {len(value)} bytes instead of {_MARKER.size}")
+    fingerprint, status, offset, epoch, log_time, wall = _MARKER.unpack(value)
+    if status not in _STATUSES:
+        raise StoreCorrupt(f"{where} has the unknown status {status}")
+    return Marker(
+        key=key,
+        fingerprint=fingerprint,
+        status=Status(status),
+        offset=offset,
+        generation=pair[1],
+        run=pair[0],
+        epoch=epoch,
+        log_time_ms=log_time,
+        wall_ms=wall,
+    )

@@ -1,0 +1,293 @@
+"""The scripts that Redis runs for us: each validates first, writes last, and declares every key.
+
+Scripts by their SHA, not Functions. A SHA names the exact text, so releases run side by side on one
+server; a server that does not have it (restarted, failed over, a slot moved, its cache flushed)
+answers NOSCRIPT before anything ran, and the same call goes out again with the text. A Function is
+one name for the whole server: members of two releases would replace each other's, and a FUNCTION
+FLUSH or a failover that lost its load leaves a name that means nothing.
+
+A script with a `#!lua` line is refused whole, before it begins, where the server is out of memory,
+a replica, unable to write to its disk or short of replicas. So nothing fails after the first write:
+what a script could still meet (a wrong type, a missing right, a damaged row) it looks for before.
+No script is flagged `no-writes`: a look-up answered by a replica that lags would call "new" what
+took effect, and where a commit would be refused no handler should begin.
+
+No number passes through Lua but counts and floors (u32): all others are compared as bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha1
+from typing import Final
+
+
+@dataclass(frozen=True)
+class Script:
+    """A script by its text; `sha` is the name that Redis knows it by."""
+
+    text: str
+
+    @cached_property
+    def sha(self) -> str:
+        return sha1(self.text.encode(), usedforsecurity=False).hexdigest()
+
+
+# What every script with markers begins with. A chunk stays below the 8,000 values that Lua unpacks.
+_MARKERS: Final = """
+local CHUNK = 3000
+local MARKER = 33
+
+local function split(text, width)
+  local parts = {}
+  for at = 1, #text, width do parts[#parts + 1] = string.sub(text, at, at + width - 1) end
+  return parts
+end
+
+-- calls found(row, value) for each key that one generation has marked; what is wrong, if anything
+local function search(hash, keys, found)
+  if redis.call('EXISTS', hash) == 0 then return 'lost' end
+  for first = 1, #keys, CHUNK do
+    local last = math.min(first + CHUNK - 1, #keys)
+    local values = redis.call('HMGET', hash, unpack(keys, first, last))
+    for i = 1, last - first + 1 do
+      local value = values[i]
+      if value then
+        if #value ~= MARKER then return 'damaged' end
+        found(first + i - 1, value)
+      end
+    end
+  end
+end
+"""
+
+LOOKUP: Final = Script(
+    """#!lua
+-- KEYS  scope, positions, markers of each generation
+-- ARGV  generations, run, partition, fence or '', keys
+"""
+    + _MARKERS
+    + """
+local generations, run, partition, fence, packed = unpack(ARGV)
+if fence ~= '' then
+  local row = redis.call('HGET', KEYS[2], partition)
+  if not row or string.sub(row, 1, 16) ~= fence then return {'fenced'} end
+end
+local current = redis.call('HGET', KEYS[1], 'generations') or ''
+if current ~= generations then return {'generations', current} end
+local keys = split(packed, 16)
+local hits = {}
+local function found(row, value)
+  hits[#hits + 1] = struct.pack('>I4', row - 1) .. string.sub(value, 1, 4)
+end
+for i, generation in ipairs(split(generations, 8)) do
+  if string.sub(generation, 1, 4) == run then
+    local wrong = search(KEYS[2 + i], keys, found)
+    if wrong then return {wrong, KEYS[2 + i]} end
+  end
+end
+return {'known', table.concat(hits), redis.call('HGET', KEYS[1], 'mark') or ''}
+"""
+)
+
+OPEN: Final = Script(
+    """#!lua
+-- KEYS  positions
+-- ARGV  partition, row before or '', row after
+local row = redis.call('HGET', KEYS[1], ARGV[1]) or ''
+if row ~= ARGV[2] then return {'moved', row} end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+return {'opened'}
+"""
+)
+
+PROBE: Final = Script(
+    """#!lua
+-- KEYS  a key of its own
+-- every command that the other scripts use
+redis.call('HSET', KEYS[1], 'a', '1')
+redis.call('HGET', KEYS[1], 'a')
+redis.call('HMGET', KEYS[1], 'a', 'b')
+redis.call('HGETALL', KEYS[1])
+redis.call('HDEL', KEYS[1], 'b')
+redis.call('EXISTS', KEYS[1])
+redis.call('UNLINK', KEYS[1])
+return {'fit'}
+"""
+)
+
+# The commands of a `tx`, played through before any of them runs. `known[key]` is what the commands
+# before have made of a key: its type, whether its former fields are gone, and its counters.
+_COMMANDS: Final = """
+local KINDS = {
+  incrby = 'string', hset = 'hash', hdel = 'hash', hincrby = 'hash', sadd = 'set', srem = 'set',
+  zadd = 'zset', zrem = 'zset', rpush = 'list',
+}
+
+local function countable(value)
+  return not value or value == '0' or (#value <= 18 and string.match(value, '^-?[1-9]%d*$'))
+end
+
+local function counter(now, name, key, field)
+  local value = now.values[field]
+  if value == nil and not now.fresh then
+    value = name == 'incrby' and redis.call('GET', key) or name == 'hincrby'
+      and redis.call('HGET', key, field)
+  end
+  now.values[field] = '0'
+  return countable(value)
+end
+
+local function refused(commands)
+  local known = {}
+  for _, command in ipairs(commands) do
+    local name, key = command[1], command[2]
+    if not redis.acl_check_cmd(unpack(command)) then return 'is not allowed', command end
+    local now = known[key]
+    if name == 'set' or name == 'unlink' then
+      known[key] = {type = name == 'set' and 'string' or 'none', fresh = true,
+                    values = {[''] = command[3] or false}}
+    else
+      now = now or {type = redis.call('TYPE', key).ok, values = {}}
+      known[key] = now
+      if now.type == 'none' then now.type = KINDS[name] end
+      if now.type ~= KINDS[name] then return 'meets a ' .. now.type, command end
+      if name == 'hset' then
+        for i = 3, #command, 2 do now.values[command[i]] = command[i + 1] end
+      elseif name == 'hdel' then
+        for i = 3, #command do now.values[command[i]] = false end
+      elseif name == 'incrby' or name == 'hincrby' then
+        local field = name == 'hincrby' and command[3] or ''
+        if not counter(now, name, key, field) then
+          return 'meets a value that is no whole number below 10^18', command
+        end
+      end
+    end
+  end
+end
+"""
+
+COMMIT: Final = Script(
+    """#!lua
+-- KEYS  scope, positions, the partition's rows; markers and outcomes of each generation; the user's
+-- ARGV  as read below; then outcomes (row, value), rows (key, value), deleted rows (key),
+--       commands (count, name, key's number, arguments)
+"""
+    + _MARKERS
+    + _COMMANDS
+    + """
+local believed, generations, target, run, partition, fence, expected, commit_id, row, as_of, mark,
+  on_existing, packed_keys, packed_values, outcomes, puts, deletes, calls = unpack(ARGV, 1, 18)
+local at = 18
+
+local function take(count, width)
+  local taken = {}
+  for i = 1, tonumber(count) do
+    taken[i] = {unpack(ARGV, at + 1, at + width)}
+    at = at + width
+  end
+  return taken
+end
+
+-- the fence: incarnation 1-8, epoch 9-16, next 17-24; then writer 25-32, commit id 33-48, floor 49
+local before = redis.call('HGET', KEYS[2], partition)
+if not before then return {'stale'} end
+if #before < 52 then return {'damaged', KEYS[2]} end
+if commit_id ~= string.rep('\\0', 16) and string.sub(before, 33, 48) == commit_id
+    and (fence == '' or string.sub(before, 25, 32) == string.sub(fence, 1, 8)) then
+  return {'already'}
+end
+if fence == '' or string.sub(before, 1, 24) ~= fence .. expected then return {'stale'} end
+local current = redis.call('HGET', KEYS[1], 'generations') or ''
+if current ~= believed then return {'generations', current} end
+
+-- what has a marker already
+local keys, values = split(packed_keys, 16), split(packed_values, MARKER)
+local marked, existing, conflicts = {}, 0, {}
+local function found(row_number)
+  marked[row_number] = true
+  existing = existing + 1
+  conflicts[existing] = struct.pack('>I4', row_number - 1)
+end
+if #keys > 0 and as_of ~= (redis.call('HGET', KEYS[1], 'mark') or '') then
+  for i, generation in ipairs(split(believed, 8)) do
+    if string.sub(generation, 1, 4) == run then
+      local wrong = search(KEYS[2 + 2 * i], keys, found)
+      if wrong then return {wrong, KEYS[2 + 2 * i]} end
+    end
+  end
+  if existing > 0 and on_existing == 'refuse' then
+    return {'conflict', table.concat(conflicts)}
+  end
+end
+
+-- the user's commands
+outcomes, puts, deletes = take(outcomes, 2), take(puts, 2), take(deletes, 1)
+local commands = {}
+for i = 1, tonumber(calls) do
+  local count = tonumber(ARGV[at + 1])
+  local command = {ARGV[at + 2], KEYS[tonumber(ARGV[at + 3])]}
+  for j = 4, count + 1 do command[#command + 1] = ARGV[at + j] end
+  commands[i] = command
+  at = at + count + 1
+end
+local why, command = refused(commands)
+if why then return {'refused', why, command[1], command[2]} end
+
+local fresh = {}
+for i, key in ipairs(keys) do
+  if not marked[i] then
+    fresh[#fresh + 1] = key
+    fresh[#fresh + 1] = values[i]
+  end
+end
+if #fresh == 0 then generations = believed end
+
+-- generations that every partition has passed
+local all, kept, dropped = split(generations, 8), {}, {}
+if string.sub(before, 49, 52) ~= string.sub(row, 49, 52) then
+  local floor = struct.unpack('>I4', row, 49)
+  local rows = redis.call('HGETALL', KEYS[2])
+  for i = 1, #rows, 2 do
+    if #rows[i + 1] < 52 then return {'damaged', KEYS[2]} end
+    if rows[i] ~= partition then
+      floor = math.min(floor, (struct.unpack('>I4', rows[i + 1], 49)))
+    end
+  end
+  for i, generation in ipairs(all) do
+    if struct.unpack('>I4', generation, 5) < floor then
+      dropped[#dropped + 1] = KEYS[2 + 2 * i]
+      dropped[#dropped + 1] = KEYS[3 + 2 * i]
+    else
+      kept[#kept + 1] = generation
+    end
+  end
+  generations = table.concat(kept)
+  if #dropped > 0 and not redis.acl_check_cmd('UNLINK', unpack(dropped)) then
+    return redis.error_reply('NOPERM UNLINK')
+  end
+end
+
+-- nothing was written so far, and nothing fails from here on
+redis.call('HSET', KEYS[2], partition, row)
+if #fresh > 0 then
+  target = tonumber(target)
+  for first = 1, #fresh, 2 * CHUNK do
+    redis.call('HSET', KEYS[2 + 2 * target],
+      unpack(fresh, first, math.min(first + 2 * CHUNK - 1, #fresh)))
+  end
+  for _, outcome in ipairs(outcomes) do
+    local i = tonumber(outcome[1]) + 1
+    if not marked[i] then redis.call('HSET', KEYS[3 + 2 * target], keys[i], outcome[2]) end
+  end
+  redis.call('HSET', KEYS[1], 'mark', mark)
+end
+for _, put in ipairs(puts) do redis.call('HSET', KEYS[3], put[1], put[2]) end
+for _, delete in ipairs(deletes) do redis.call('HDEL', KEYS[3], delete[1]) end
+for _, call in ipairs(commands) do redis.call(unpack(call)) end
+if #dropped > 0 then redis.call('UNLINK', unpack(dropped)) end
+if generations ~= current then redis.call('HSET', KEYS[1], 'generations', generations) end
+return {'applied', existing, generations}
+"""
+)
