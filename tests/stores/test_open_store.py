@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from effectonce.errors import ConfigError
-from effectonce.ports import Durability
+from effectonce.ports import Durability, Reach
 from effectonce.stores import open_store
 from effectonce.stores.memory import MemoryStore
 from effectonce.stores.rocksdb import RocksDBStore
@@ -44,6 +44,22 @@ def test_sync_decides_the_durability(query: str, durability: str) -> None:
     assert traits.durability is Durability(durability)
 
 
+@pytest.mark.parametrize(
+    ("url", "reach", "durability"),
+    [
+        ("redis://localhost", "shared", "process"),
+        ("rediss://user:pw@localhost:6380/3?durability=host", "shared", "host"),
+        ("unix:///run/valkey.sock?db=1&layout=partition&durability=none", "keyed", "none"),
+    ],
+)
+def test_a_redis_url_says_what_is_promised_and_asks_nobody(
+    url: str, reach: str, durability: str
+) -> None:
+    traits = open_store(url).traits
+    assert traits.name == "redis"
+    assert (traits.reach, traits.durability) == (Reach(reach), Durability(durability))
+
+
 def test_memory_is_new_each_time() -> None:
     first, second = open_store("memory:"), open_store("memory:")
     assert isinstance(first, MemoryStore)
@@ -63,8 +79,11 @@ def test_naming_a_store_creates_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("url", "says"),
     [
-        ("redis-cluster://user:hunter2@host/0", "'redis-cluster' is unknown; there are memory:, r"),
-        ("/var/lib/app", "no scheme; there are memory:, rocksdb:"),
+        (
+            "redis-cluster://user:hunter2@host/0",
+            "'redis-cluster' is unknown; there are memory:, redis:, re",
+        ),
+        ("/var/lib/app", "no scheme; there are memory:, redis:, rediss:, rocksdb:, unix:"),
         ("", "no scheme"),
         ("rocksdb:", "needs a folder"),
         ("rocksdb:///", "needs a folder"),
@@ -74,6 +93,17 @@ def test_naming_a_store_creates_nothing(tmp_path: Path) -> None:
         ("rocksdb:///s?sync=true&sync=false", "twice"),
         ("rocksdb:///s?sync", "true or false"),
         ("rocksdb:///s#1", "%23"),
+        ("redis:", "needs a host"),
+        ("redis:///0", "needs a host"),
+        ("redis://u:hunter2@host/orders", "number of a database"),
+        ("redis://u:hunter2@host:port/0", "port is no number"),
+        ("redis://host?durability=disk", "durability='disk': one of 'none', 'process', 'host'"),
+        ("redis://host?layout=topic", "layout='topic': one of 'scope', 'partition'"),
+        ("redis://host?cluster=yes", "cluster='yes': true or false"),
+        ("redis://host?timeout=soon", "timeout='soon': seconds"),
+        ("redis://host?timeout=0", "above 0"),
+        ("rediss://host?ssl_cert_reqs=none", "'ssl_cert_reqs' is unknown"),
+        ("unix:", "needs a socket"),
         ("memory:name", "no name"),
         ("memory:?sync=true", "'sync' is unknown; there are none"),
     ],
@@ -82,6 +112,16 @@ def test_what_names_no_store_is_refused_with_advice(url: str, says: str) -> None
     with pytest.raises(ConfigError, match=says.replace("?", r"\?")) as caught:
         open_store(url)
     assert "hunter2" not in str(caught.value)
+
+
+def test_redis_without_its_client_is_told_what_to_install() -> None:
+    code = (
+        "import sys; sys.modules['redis'] = None\n"
+        "from effectonce.stores import open_store\n"
+        "open_store('redis://localhost')"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert b"effectonce[redis]" in ended.stderr
 
 
 def test_every_problem_of_a_url_is_told_at_once() -> None:
@@ -95,9 +135,10 @@ def test_what_is_no_store_at_all_is_refused() -> None:
         open_store({})  # type: ignore[arg-type]
 
 
-def test_rocksdb_is_loaded_only_when_it_is_used() -> None:
+@pytest.mark.parametrize("package", ["rocksdict", "redis"])
+def test_a_database_is_loaded_only_when_it_is_used(package: str) -> None:
     code = (
         "import sys; from effectonce.stores import open_store; open_store('memory:');"
-        "sys.exit('rocksdict' in sys.modules)"
+        f"sys.exit({package!r} in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -5,16 +5,21 @@
 | `rocksdb:///var/lib/app`  | RocksDB in the folder /var/lib/app                                 |
 | `rocksdb:state`           | RocksDB in the folder state, from the working directory            |
 | `...?sync=true`           | with every commit on the disk before it is answered                |
+| `redis://user:pw@host/0`  | Redis or Valkey; `rediss://` with TLS, `unix:///path` for a socket |
+| `...?durability=host`     | what a commit must survive: host, process (the default), none      |
+| `...?layout=partition`    | a slot a partition, in place of one for the scope                  |
+| `...?cluster=true`        | the host is a node of a Cluster                                    |
 | `memory:`                 | a new store in this process, for tests                             |
 
-Paths are read as RFC 3986 has them: a space is `%20`, a question mark `%3F`.
+Paths are read as RFC 3986 has them: a space is `%20`, a question mark `%3F`. Redis also takes
+`timeout` (seconds), `db` (unix:), `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from effectonce.errors import ConfigError
 from effectonce.ports import Store, Traits
@@ -23,6 +28,8 @@ __all__ = ["open_store"]
 
 Options: TypeAlias = dict[str, str]
 
+_OF_REDIS: Final = {"cluster", "durability", "layout", "timeout"}
+_OF_CLIENT: Final = {"db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
 _BOOLEANS: Final = {"true": True, "false": False}
 
 
@@ -70,6 +77,49 @@ def _rocksdb(url: SplitResult, options: Options) -> Store:
     return RocksDBStore(unquote(url.path), sync=_BOOLEANS[sync])
 
 
+def _redis(url: SplitResult, options: Options) -> Store:
+    problems = [*_unknown(options, _OF_REDIS | _OF_CLIENT), *_redis_place(url)]
+    cluster = options.get("cluster", "false")
+    if cluster not in _BOOLEANS:
+        problems.append(f"store: cluster={cluster!r}: true or false")
+    timeout = options.get("timeout", "5")
+    if not timeout.replace(".", "", 1).isdecimal():
+        problems.append(f"store: timeout={timeout!r}: seconds, such as 5")
+    if problems:
+        raise ConfigError(problems)
+    try:
+        from effectonce.stores.redis import RedisStore
+    except ImportError as error:
+        raise ConfigError(
+            ['store: Redis needs its client: pip install "effectonce[redis]"']
+        ) from error
+
+    query = urlencode({name: value for name, value in options.items() if name in _OF_CLIENT})
+    return RedisStore(
+        f"{url.scheme}://{url.netloc}{url.path}{'?' if query else ''}{query}",
+        layout=options.get("layout", "scope"),
+        durability=options.get("durability", "process"),
+        timeout_seconds=float(timeout),
+        cluster=_BOOLEANS[cluster],
+    )
+
+
+def _redis_place(url: SplitResult) -> Iterator[str]:
+    path = url.path.strip("/")
+    if url.scheme == "unix":
+        if not path:
+            yield "store: unix: needs a socket, such as unix:///run/valkey.sock"
+        return
+    if not url.hostname:
+        yield f"store: {url.scheme}: needs a host, such as {url.scheme}://localhost"
+    if path and not path.isdecimal():
+        yield f"store: {url.scheme}: the path is the number of a database, such as /0"
+    try:
+        _ = url.port
+    except ValueError:
+        yield f"store: {url.scheme}: the port is no number"
+
+
 def _memory(url: SplitResult, options: Options) -> Store:
     problems = list(_unknown(options, set()))
     if url.netloc or url.path:
@@ -98,5 +148,8 @@ def _unknown(options: Options, known: set[str]) -> Iterator[str]:
 
 _SCHEMES: Final[dict[str, Callable[[SplitResult, Options], Store]]] = {
     "memory": _memory,
+    "redis": _redis,
+    "rediss": _redis,
     "rocksdb": _rocksdb,
+    "unix": _redis,
 }

@@ -168,8 +168,8 @@ def wrong(at: Partition, answer: Sequence[Any]) -> StoreError:
     match answer:
         case [b"lost", bytes(key)]:
             return StoreCorrupt(
-                f"{at}: the key {key.decode()} is gone, and with it a generation of markers: it was "
-                "evicted or deleted, so an event that took effect would look new. Restore it from "
+                f"{at}: the key {key.decode()} is gone, and with it a generation of markers: it "
+                "was evicted or deleted, so what took effect would look new. Restore it from "
                 "a backup, or use a new scope"
             )
         case [b"damaged", bytes(key)]:
