@@ -131,7 +131,7 @@ class Once:
         """What this configuration promises, under which assumptions, and what remains."""
         traits = self.store.traits
         crash = {
-            Durability.NONE: "nothing: the memory store ends with the process (tests only)",
+            Durability.NONE: "nothing: the store keeps what it answered in memory alone",
             Durability.PROCESS: "a crash of the process, at any point",
             Durability.HOST: "a crash of the process or of the host, at any point",
         }[traits.durability]

@@ -34,7 +34,7 @@ from effectonce.model import (
 from effectonce.ports import Durability, Reach, Traits
 from effectonce.stores.encoding import decode_outcome, outcome_key
 from effectonce.stores.overlay import Row as UserRow
-from effectonce.stores.redis_checks import Server, ask, may_write, problems_of
+from effectonce.stores.redis_checks import Server, ask, problems_of, try_scripts
 from effectonce.stores.redis_commit import (
     MARK_BYTES,
     Call,
@@ -126,8 +126,12 @@ class RedisStore:
     def prepare(self) -> bytes:
         if self._id is None:
             problems = self._check()
-            problem = may_write(self._link, Space(PREFIX, "probe"))
-            problems += [problem] if problem else []
+            try:
+                problem = try_scripts(self._link, Space(PREFIX, "probe"))
+                problems += [problem] if problem else []
+            except StoreUnavailable:
+                if not problems:  # else it is what they say
+                    raise
             if problems:
                 raise ConfigError(problems)
             self._checked = time.monotonic()

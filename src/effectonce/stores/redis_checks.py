@@ -24,7 +24,7 @@ from typing import Any, Final
 
 from effectonce.errors import StoreError, StoreUnavailable
 from effectonce.ports import Durability
-from effectonce.stores.redis_link import Link
+from effectonce.stores.redis_link import Link, is_forbidden
 from effectonce.stores.redis_rows import Space
 from effectonce.stores.redis_scripts import PROBE
 
@@ -99,18 +99,16 @@ def _problems(server: Server, durability: Durability) -> Iterator[str]:
         )
 
 
-def may_write(link: Link, space: Space) -> str | None:
-    """Whether this user may do all that the scripts do: the problem, or None.
+def try_scripts(link: Link, space: Space) -> str | None:
+    """What keeps this user from all that the scripts do, or None.
 
     Raises StoreUnavailable where that could not be tried.
     """
     try:
         link.run(PROBE, [f"{space.scope}:probe:{secrets.token_hex(8)}"], [])
-    except StoreUnavailable as error:
-        if "NOPERM" not in str(error) and "permission" not in str(error).lower():
-            raise
-        return f"store: Redis: {error}"
     except StoreError as error:
+        if isinstance(error, StoreUnavailable) and not is_forbidden(error):
+            raise
         return f"store: {error}"
     return None
 

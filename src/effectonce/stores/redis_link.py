@@ -160,6 +160,8 @@ def own_link(url: str, *, cluster: bool, timeout_seconds: float) -> Link:
 
 def link_to(client: Client) -> Link:
     """A link over the user's own client, which stays theirs. Raises ConfigError."""
+    if not isinstance(client, Redis | RedisCluster):
+        raise ConfigError([f"store: a URL or a client of redis-py's, not {type(client).__name__}"])
     problems = list(_client_problems(client))
     if problems:
         raise ConfigError(problems)
@@ -198,6 +200,11 @@ def code_of(error: Exception) -> str:
         if kind in _CODES:
             return _CODES[kind]
     return str(error).split(" ", 1)[0]
+
+
+def is_forbidden(error: StoreError) -> bool:
+    """Whether it is the user's rights that do not suffice."""
+    return isinstance(error.__cause__, Exception) and code_of(error.__cause__) == "NOPERM"
 
 
 def _text(error: Exception) -> str:
