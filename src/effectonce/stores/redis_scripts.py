@@ -126,7 +126,9 @@ local KINDS = {
 }
 
 local function countable(value)
-  return not value or value == '0' or (#value <= 18 and string.match(value, '^-?[1-9]%d*$'))
+  if not value or value == '0' then return true end
+  local digits = string.match(value, '^-?([1-9]%d*)$')
+  return digits and #digits <= 18
 end
 
 local function counter(now, name, key, field)
