@@ -28,6 +28,7 @@ from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
     ClusterDownError,
+    ClusterError,
     MasterDownError,
     MovedError,
     NoPermissionError,
@@ -67,6 +68,7 @@ _CODES: Final[dict[type, str]] = {
     AuthenticationError: "WRONGPASS",
     BusyLoadingError: "LOADING",
     ClusterDownError: "CLUSTERDOWN",
+    ClusterError: "TRYAGAIN",  # sent from node to node until it gave up
     MasterDownError: "MASTERDOWN",
     MovedError: "MOVED",
     NoPermissionError: "NOPERM",
@@ -124,11 +126,14 @@ class Link:
     def close(self) -> None:
         """Close the client if it is ours; a call after that connects again."""
         with self._lock:
-            client, self._client = self._client, None
-            if client is not None and self._ours:
-                client.close()
-            elif client is not None:
-                self._client = client
+            client = self._client
+            if client is None or not self._ours:
+                return
+            self._client = None
+            if isinstance(client, RedisCluster):
+                disconnect: Callable[[], None] = client.disconnect_connection_pools
+                disconnect()  # its `close` leaves them open (8.1)
+            client.close()
 
 
 def slot_of(key: bytes) -> int:
