@@ -30,6 +30,16 @@ from effectonce.stores.redis_scripts import PROBE
 
 OLDEST: Final = (7, 0)
 
+RIGHTS: Final = (
+    "~effectonce:*",
+    *("+info", "+config|get"),
+    *("+evalsha", "+eval", "+set", "+get", "+sadd", "+smembers"),
+    *("+hget", "+hmget", "+hgetall", "+hset", "+hdel", "+exists", "+unlink"),
+    *("+cluster|slots", "+cluster|shards", "+command", "+client|setinfo", "+client|setname"),
+)
+"""All that this store may do, as `ACL SETUSER` wants it; a test runs the contract with it. What a
+`tx` writes needs rights of its own, on keys of its own."""
+
 
 @dataclass(frozen=True, slots=True)
 class Server:
