@@ -164,6 +164,11 @@ def test_a_forbidden_config_get_stands_against_host_durability_alone(
     store.close()
 
 
+def test_a_forbidden_info_is_told(valkey_server: ValkeyServer, admin: Redis) -> None:
+    (problem,) = refused(as_user(valkey_server, admin, "~*", "+@all", "-info"))
+    assert "INFO is refused" in problem
+
+
 @pytest.mark.parametrize("forbidden", ["-hset", "-unlink", "-hdel", "-evalsha -eval"])
 def test_a_missing_right_is_found_before_it_could_cut_a_commit_in_two(
     valkey_server: ValkeyServer, admin: Redis, forbidden: str

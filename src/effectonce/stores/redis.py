@@ -268,10 +268,9 @@ class RedisStore:
                 yield decode_row(name.decode(), value)
 
     def _space(self, at: Partition) -> Space:
-        scope = quoted(at.scope)
         if self._layout is Layout.SCOPE:
-            return Space(PREFIX, scope)
-        return Space(PREFIX, f"{scope}:{partition_name(at)}")
+            return Space(PREFIX, quoted(at.scope))
+        return Space(PREFIX, f"{quoted(at.scope)}:{partition_name(at)}")
 
     # -- an honest start, and after it ---------------------------------------------------------
 
@@ -287,6 +286,8 @@ class RedisStore:
             return None
         try:
             problems = self._check()
+        except (StoreUnavailable, ConfigError):
+            problems = []  # whom this concerns, their own calls will tell
         except StoreError as error:
             return error
         if problems:

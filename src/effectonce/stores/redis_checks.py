@@ -17,12 +17,11 @@ hold, and is refused with that.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from effectonce.errors import StoreError, StoreUnavailable
+from effectonce.errors import ConfigError, StoreError, StoreUnavailable
 from effectonce.ports import Durability
 from effectonce.stores.redis_link import Link, is_forbidden
 from effectonce.stores.redis_rows import Space
@@ -57,8 +56,17 @@ class Server:
 
 
 def ask(link: Link, *, fsync: bool) -> list[Server]:
-    """Every master that the link leads to. `fsync`: ask for appendfsync too. Raises StoreError."""
-    infos = _of_each(link, link.call("INFO", **_every(link)))
+    """Every master that the link leads to. `fsync`: ask for appendfsync too.
+
+    Raises ConfigError where INFO is forbidden, StoreError.
+    """
+    try:
+        infos = _of_each(link, link.call("INFO", **_every(link)))
+    except StoreError as error:
+        if not is_forbidden(error):
+            raise
+        what = "what the server is cannot be seen (INFO is refused): allow info"
+        raise ConfigError([f"store: Redis: {what}"]) from error
     syncs: Mapping[str, Any] = {}
     if fsync:
         try:
@@ -115,7 +123,7 @@ def try_scripts(link: Link, space: Space) -> str | None:
     Raises StoreUnavailable where that could not be tried.
     """
     try:
-        link.run(PROBE, [f"{space.scope}:probe:{secrets.token_hex(8)}"], [])
+        link.run(PROBE, [space.scope], [])
     except StoreError as error:
         if isinstance(error, StoreUnavailable) and not is_forbidden(error):
             raise

@@ -123,7 +123,6 @@ def commit_call(
         _mark_of(commit.as_of),
         mark,
         "refuse" if commit.on_existing is OnExisting.REFUSE else "keep-first",
-        b"" if markers is None else markers.keys.tobytes(),
         b"" if markers is None else encode_markers(markers, new),
         str(len(markers.outcomes) if markers else 0),
         str(len(puts) // 2),
@@ -152,13 +151,12 @@ def result(commit: Commit, answer: Sequence[Any]) -> CommitResult:
             found = sorted(set(np.frombuffer(rows, _ROW).tolist()))
             return Conflict(tuple(found))
         case [b"refused", bytes(why), bytes(name), bytes(key)]:
-            what = f"tx.{name.decode()} on the key {key.decode(errors='replace')!r}"
-            return Unknown(
-                StoreError(
-                    f"{commit.at}: {what} {why.decode(errors='replace')}; nothing was written. "
-                    "Mend the handler or that key, and restart"
-                )
+            error = StoreError(
+                f"{commit.at}: tx.{name.decode()} {why.decode(errors='replace')}; nothing was "
+                "written. Its key is in `__cause__`. Mend the handler or that key, and restart"
             )
+            error.__cause__ = KeyError(key)  # an event ID may be in it: not for the log
+            return Unknown(error)
         case _:
             return Unknown(wrong(commit.at, answer))
 

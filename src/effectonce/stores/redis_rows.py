@@ -30,6 +30,7 @@ the most that fit into Valkey's entries of 71 bytes a key; with 16 it would be 5
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from struct import Struct
 from typing import Final
 from urllib.parse import quote
@@ -58,6 +59,7 @@ _FENCE: Final = Struct(">8sQ")
 _MARKER: Final = Struct(">IBqIqq")
 _COLUMNS: Final = np.dtype(
     [
+        ("key", "V16"),
         ("fingerprint", ">u4"),
         ("status", "u1"),
         ("offset", ">i8"),
@@ -98,6 +100,7 @@ class Space:
         return f"{self.scope}:rows:{partition_name(at)}"
 
 
+@lru_cache(maxsize=4096)
 def quoted(name: str) -> str:
     """Any name, without a brace, a colon or a byte beyond ASCII; no two names alike."""
     return quote(name, safe="")
@@ -108,6 +111,7 @@ def topic_name(group: str, topic: str) -> str:
     return f"{quoted(group)}:{quoted(topic)}:"
 
 
+@lru_cache(maxsize=4096)
 def partition_name(at: Partition) -> str:
     """The PARTITION of the table."""
     return f"{topic_name(at.group, at.topic)}{at.number}"
@@ -170,8 +174,9 @@ def decode_row(name: str, value: bytes) -> Row:
 
 
 def encode_markers(markers: Markers, position: Position) -> bytes:
-    """A commit's markers, one after another."""
+    """A commit's markers, each behind its key."""
     rows: NDArray[np.void] = np.empty(len(markers), _COLUMNS)
+    rows["key"] = np.ascontiguousarray(markers.keys).view("V16")[:, 0]
     rows["fingerprint"] = markers.fingerprints
     rows["status"] = Status.DONE
     rows["offset"] = markers.offsets

@@ -37,19 +37,24 @@ class Script:
 # What every script with markers begins with. A chunk stays below the 8,000 values that Lua unpacks.
 _MARKERS: Final = """
 local CHUNK = 3000
-local MARKER = 33
+local KEY, MARKER = 16, 33
+local sub = string.sub
 
-local function split(text, width)
-  local parts = {}
-  for at = 1, #text, width do parts[#parts + 1] = string.sub(text, at, at + width - 1) end
-  return parts
+-- `width` bytes from each `step` bytes of a text, and how many that are
+local function split(text, step, width)
+  local parts, count = {}, 0
+  for at = 1, #text, step do
+    count = count + 1
+    parts[count] = sub(text, at, at + width - 1)
+  end
+  return parts, count
 end
 
 -- calls found(row, value) for each key that one generation has marked; what is wrong, if anything
-local function search(hash, keys, found)
+local function search(hash, keys, count, found)
   if redis.call('EXISTS', hash) == 0 then return 'lost' end
-  for first = 1, #keys, CHUNK do
-    local last = math.min(first + CHUNK - 1, #keys)
+  for first = 1, count, CHUNK do
+    local last = math.min(first + CHUNK - 1, count)
     local values = redis.call('HMGET', hash, unpack(keys, first, last))
     for i = 1, last - first + 1 do
       local value = values[i]
@@ -72,18 +77,19 @@ LOOKUP: Final = Script(
 local generations, run, partition, fence, packed = unpack(ARGV)
 if fence ~= '' then
   local row = redis.call('HGET', KEYS[2], partition)
-  if not row or string.sub(row, 1, 16) ~= fence then return {'fenced'} end
+  if not row or sub(row, 1, 16) ~= fence then return {'fenced'} end
 end
 local current = redis.call('HGET', KEYS[1], 'generations') or ''
 if current ~= generations then return {'generations', current} end
-local keys = split(packed, 16)
-local hits = {}
+local keys, count = split(packed, KEY, KEY)
+local hits, hit = {}, 0
 local function found(row, value)
-  hits[#hits + 1] = struct.pack('>I4', row - 1) .. string.sub(value, 1, 4)
+  hit = hit + 1
+  hits[hit] = struct.pack('>I4', row - 1) .. sub(value, 1, 4)
 end
-for i, generation in ipairs(split(generations, 8)) do
-  if string.sub(generation, 1, 4) == run then
-    local wrong = search(KEYS[2 + i], keys, found)
+for i, generation in ipairs(split(generations, 8, 8)) do
+  if sub(generation, 1, 4) == run then
+    local wrong = search(KEYS[2 + i], keys, count, found)
     if wrong then return {wrong, KEYS[2 + i]} end
   end
 end
@@ -180,8 +186,8 @@ COMMIT: Final = Script(
     + _COMMANDS
     + """
 local believed, generations, target, run, partition, fence, expected, commit_id, row, as_of, mark,
-  on_existing, packed_keys, packed_values, outcomes, puts, deletes, calls = unpack(ARGV, 1, 18)
-local at = 18
+  on_existing, packed, outcomes, puts, deletes, calls = unpack(ARGV, 1, 17)
+local at = 17
 
 local function take(count, width)
   local taken = {}
@@ -196,26 +202,26 @@ end
 local before = redis.call('HGET', KEYS[2], partition)
 if not before then return {'stale'} end
 if #before < 52 then return {'damaged', KEYS[2]} end
-if commit_id ~= string.rep('\\0', 16) and string.sub(before, 33, 48) == commit_id
-    and (fence == '' or string.sub(before, 25, 32) == string.sub(fence, 1, 8)) then
+if commit_id ~= string.rep('\\0', 16) and sub(before, 33, 48) == commit_id
+    and (fence == '' or sub(before, 25, 32) == sub(fence, 1, 8)) then
   return {'already'}
 end
-if fence == '' or string.sub(before, 1, 24) ~= fence .. expected then return {'stale'} end
+if fence == '' or sub(before, 1, 24) ~= fence .. expected then return {'stale'} end
 local current = redis.call('HGET', KEYS[1], 'generations') or ''
 if current ~= believed then return {'generations', current} end
 
 -- what has a marker already
-local keys, values = split(packed_keys, 16), split(packed_values, MARKER)
 local marked, existing, conflicts = {}, 0, {}
 local function found(row_number)
   marked[row_number] = true
   existing = existing + 1
   conflicts[existing] = struct.pack('>I4', row_number - 1)
 end
-if #keys > 0 and as_of ~= (redis.call('HGET', KEYS[1], 'mark') or '') then
-  for i, generation in ipairs(split(believed, 8)) do
-    if string.sub(generation, 1, 4) == run then
-      local wrong = search(KEYS[2 + 2 * i], keys, found)
+if #packed > 0 and as_of ~= (redis.call('HGET', KEYS[1], 'mark') or '') then
+  local keys, count = split(packed, KEY + MARKER, KEY)
+  for i, generation in ipairs(split(believed, 8, 8)) do
+    if sub(generation, 1, 4) == run then
+      local wrong = search(KEYS[2 + 2 * i], keys, count, found)
       if wrong then return {wrong, KEYS[2 + 2 * i]} end
     end
   end
@@ -237,18 +243,20 @@ end
 local why, command = refused(commands)
 if why then return {'refused', why, command[1], command[2]} end
 
-local fresh = {}
-for i, key in ipairs(keys) do
-  if not marked[i] then
-    fresh[#fresh + 1] = key
-    fresh[#fresh + 1] = values[i]
+local fresh, size, number = {}, 0, 0
+for from = 1, #packed, KEY + MARKER do
+  number = number + 1
+  if not marked[number] then
+    fresh[size + 1] = sub(packed, from, from + KEY - 1)
+    fresh[size + 2] = sub(packed, from + KEY, from + KEY + MARKER - 1)
+    size = size + 2
   end
 end
-if #fresh == 0 then generations = believed end
+if size == 0 then generations = believed end
 
 -- generations that every partition has passed
-local all, kept, dropped = split(generations, 8), {}, {}
-if string.sub(before, 49, 52) ~= string.sub(row, 49, 52) then
+local all, kept, dropped = split(generations, 8, 8), {}, {}
+if sub(before, 49, 52) ~= sub(row, 49, 52) then
   local floor = struct.unpack('>I4', row, 49)
   local rows = redis.call('HGETALL', KEYS[2])
   for i = 1, #rows, 2 do
@@ -273,15 +281,17 @@ end
 
 -- nothing was written so far, and nothing fails from here on
 redis.call('HSET', KEYS[2], partition, row)
-if #fresh > 0 then
+if size > 0 then
   target = tonumber(target)
-  for first = 1, #fresh, 2 * CHUNK do
+  for first = 1, size, 2 * CHUNK do
     redis.call('HSET', KEYS[2 + 2 * target],
-      unpack(fresh, first, math.min(first + 2 * CHUNK - 1, #fresh)))
+      unpack(fresh, first, math.min(first + 2 * CHUNK - 1, size)))
   end
   for _, outcome in ipairs(outcomes) do
-    local i = tonumber(outcome[1]) + 1
-    if not marked[i] then redis.call('HSET', KEYS[3 + 2 * target], keys[i], outcome[2]) end
+    local from = tonumber(outcome[1]) * (KEY + MARKER)
+    if not marked[tonumber(outcome[1]) + 1] then
+      redis.call('HSET', KEYS[3 + 2 * target], sub(packed, from + 1, from + KEY), outcome[2])
+    end
   end
   redis.call('HSET', KEYS[1], 'mark', mark)
 end
