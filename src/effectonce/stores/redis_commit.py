@@ -20,6 +20,7 @@ from effectonce.model import (
     OnExisting,
     Partition,
     Query,
+    Rows,
     Stale,
     Unknown,
 )
@@ -41,7 +42,6 @@ from effectonce.stores.redis_tx import Command
 Arguments: TypeAlias = list[bytes | str]
 
 MARK_BYTES: Final = 8
-_ROW: Final = np.dtype(">u4")
 _NEVER: Final = b"-"
 """No mark is this: the commit looks at all of its keys."""
 
@@ -75,12 +75,12 @@ def lookup_call(space: Space, query: Query, generations: bytes, fence: bytes) ->
 def known(query: Query, answer: Sequence[Any]) -> Known | StoreError:
     """What a look-up answered."""
     match answer:
-        case [b"known", bytes(packed), bytes(mark)]:
-            hits = np.frombuffer(packed, _ROW).reshape(-1, 2).astype(np.uint32)
+        case [b"known", bytes(numbers), bytes(found), bytes(mark)]:
+            rows = _rows(numbers)
             seen = np.zeros(len(query.keys), np.bool_)
             fingerprints = np.zeros(len(query.keys), np.uint32)
-            seen[hits[:, 0]] = True
-            fingerprints[hits[:, 0]] = hits[:, 1]
+            seen[rows] = True
+            fingerprints[rows] = np.frombuffer(found, ">u4")
             return Known(seen, fingerprints, as_of=int.from_bytes(mark, "big"))
         case [b"fenced"]:
             return NotOpen(f"{query.at}: somebody else has opened it since")
@@ -147,9 +147,8 @@ def result(commit: Commit, answer: Sequence[Any]) -> CommitResult:
             return Already()
         case [b"stale"]:
             return Stale()
-        case [b"conflict", bytes(rows)]:
-            found = sorted(set(np.frombuffer(rows, _ROW).tolist()))
-            return Conflict(tuple(found))
+        case [b"conflict", bytes(numbers)]:
+            return Conflict(tuple(np.unique(_rows(numbers)).tolist()))
         case [b"refused", bytes(why), bytes(name), bytes(key)]:
             error = StoreError(
                 f"{commit.at}: tx.{name.decode()} {why.decode(errors='replace')}; nothing was "
@@ -174,6 +173,11 @@ def wrong(at: Partition, answer: Sequence[Any]) -> StoreError:
             return StoreCorrupt(f"{at}: the key {key.decode()} holds what effectonce never wrote")
         case _:
             return StoreError(f"{at}: Redis answered what no script says: {answer!r:.80}")
+
+
+def _rows(numbers: bytes) -> Rows:
+    """Lua counts from 1."""
+    return np.frombuffer(numbers, "<u4").astype(np.intp) - 1
 
 
 def _target(generations: bytes, pair: tuple[int, int], space: Space) -> tuple[bytes, int]:

@@ -50,6 +50,17 @@ local function split(text, step, width)
   return parts, count
 end
 
+-- numbers one after another, as u32
+local function numbers(list)
+  local packed = {}
+  for first = 1, #list, CHUNK do
+    local last = math.min(first + CHUNK - 1, #list)
+    local layout = '<' .. string.rep('I4', last - first + 1)
+    packed[#packed + 1] = struct.pack(layout, unpack(list, first, last))
+  end
+  return table.concat(packed)
+end
+
 -- calls found(row, value) for each key that one generation has marked; what is wrong, if anything
 local function search(hash, keys, count, found)
   if redis.call('EXISTS', hash) == 0 then return 'lost' end
@@ -82,10 +93,11 @@ end
 local current = redis.call('HGET', KEYS[1], 'generations') or ''
 if current ~= generations then return {'generations', current} end
 local keys, count = split(packed, KEY, KEY)
-local hits, hit = {}, 0
+local rows, fingerprints, hits = {}, {}, 0
 local function found(row, value)
-  hit = hit + 1
-  hits[hit] = struct.pack('>I4', row - 1) .. sub(value, 1, 4)
+  hits = hits + 1
+  rows[hits] = row
+  fingerprints[hits] = sub(value, 1, 4)
 end
 for i, generation in ipairs(split(generations, 8, 8)) do
   if sub(generation, 1, 4) == run then
@@ -93,7 +105,8 @@ for i, generation in ipairs(split(generations, 8, 8)) do
     if wrong then return {wrong, KEYS[2 + i]} end
   end
 end
-return {'known', table.concat(hits), redis.call('HGET', KEYS[1], 'mark') or ''}
+local mark = redis.call('HGET', KEYS[1], 'mark') or ''
+return {'known', numbers(rows), table.concat(fingerprints), mark}
 """
 )
 
@@ -212,10 +225,10 @@ if current ~= believed then return {'generations', current} end
 
 -- what has a marker already
 local marked, existing, conflicts = {}, 0, {}
-local function found(row_number)
-  marked[row_number] = true
+local function found(number)
+  marked[number] = true
   existing = existing + 1
-  conflicts[existing] = struct.pack('>I4', row_number - 1)
+  conflicts[existing] = number
 end
 if #packed > 0 and as_of ~= (redis.call('HGET', KEYS[1], 'mark') or '') then
   local keys, count = split(packed, KEY + MARKER, KEY)
@@ -226,7 +239,7 @@ if #packed > 0 and as_of ~= (redis.call('HGET', KEYS[1], 'mark') or '') then
     end
   end
   if existing > 0 and on_existing == 'refuse' then
-    return {'conflict', table.concat(conflicts)}
+    return {'conflict', numbers(conflicts)}
   end
 end
 
