@@ -249,6 +249,19 @@ def test_an_epoch_that_a_failover_hands_out_twice_has_two_owners(
     other.close()
 
 
+def test_a_row_that_lost_its_last_commit_is_noticed_before_a_handler_runs(
+    admin: Redis, owner: Owner
+) -> None:
+    owner.commit([1])
+    before = admin.hget(POSITIONS, PARTITION)
+    owner.commit([2])
+    admin.hset(POSITIONS, PARTITION, before)
+    assert isinstance(looked_up(owner, 3), NotOpen)
+    again = Owner.open(owner.store)
+    assert again.position.next == 1
+    assert again.seen(3) == [False]
+
+
 def test_a_look_up_that_is_out_of_date_hides_no_marker(
     server: ValkeyServer, store: RedisStore
 ) -> None:

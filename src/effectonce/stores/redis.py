@@ -20,6 +20,8 @@ from typing import Any, Final, TypeVar
 from effectonce.errors import ConfigError, StoreCorrupt, StoreError, StoreUnavailable
 from effectonce.model import (
     UNSET,
+    Already,
+    Applied,
     Commit,
     CommitResult,
     Known,
@@ -45,13 +47,13 @@ from effectonce.stores.redis_commit import (
 )
 from effectonce.stores.redis_link import Client, Link, link_to, own_link
 from effectonce.stores.redis_rows import (
+    Ownership,
     Row,
     Space,
     decode_marker,
     decode_pairs,
     decode_row,
     encode_row,
-    fence_of,
     partition_name,
     quoted,
     topic_name,
@@ -109,7 +111,7 @@ class RedisStore:
         )
         self._lock = Lock()
         self._id: bytes | None = None
-        self._incarnations: dict[Partition, tuple[int, bytes]] = {}
+        self._owned: dict[Partition, Ownership] = {}
         self._generations: dict[str, bytes] = {}
         self._evicted: dict[str, int] = {}
         self._checked = 0.0
@@ -159,8 +161,7 @@ class RedisStore:
             after = replace(before, position=replace(was, epoch=epoch), incarnation=incarnation)
             answer = self._link.run(OPEN, [space.positions], [name, found, encode_row(name, after)])
             if answer == [b"opened"]:
-                with self._lock:
-                    self._incarnations[at] = (epoch, incarnation)
+                self._owned[at] = Ownership(incarnation, epoch, was.next)
                 return Opened(row=None if was.next == UNSET else was, epoch=epoch)
             found = answer[1]
         raise StoreUnavailable(f"{at}: others open it faster than this process; trying again")
@@ -192,20 +193,18 @@ class RedisStore:
 
     def release(self, at: Partition) -> None:
         """Our epoch is forgotten, so that whatever comes late from here is refused."""
-        with self._lock:
-            self._incarnations.pop(at, None)
+        self._owned.pop(at, None)
 
     def close(self) -> None:
-        with self._lock:
-            self._incarnations.clear()
+        self._owned.clear()
         self._link.close()
 
     # -- calls ---------------------------------------------------------------------------------
 
     def _lookup(self, query: Query) -> Known | StoreError:
         space = self._space(query.at)
-        owned = self._incarnations.get(query.at)
-        fence = fence_of(owned[1], owned[0]) if owned else b""
+        owned = self._owned.get(query.at)
+        fence = owned.whole_fence if owned else b""
         try:
             answer = self._run(
                 LOOKUP, space, lambda generations: lookup_call(space, query, generations, fence)
@@ -216,8 +215,8 @@ class RedisStore:
 
     def _commit(self, commit: Commit) -> CommitResult:
         space = self._space(commit.at)
-        epoch, incarnation = self._incarnations.get(commit.at, (UNSET, b""))
-        ours = incarnation if epoch == commit.position.epoch else None
+        owned = self._owned.get(commit.at)
+        ours = owned if owned and owned.epoch == commit.position.epoch else None
         mark = os.urandom(MARK_BYTES)
         try:
             answer = self._run(
@@ -226,10 +225,20 @@ class RedisStore:
                 lambda generations: commit_call(space, commit, generations, ours, mark),
             )
         except StoreError as error:
+            self._follow(commit, ours, None)
             return Unknown(error)
         if answer[0] == b"applied":
             self._generations[space.tag] = answer[2]
-        return result(commit, answer)
+        found = result(commit, answer)
+        if isinstance(found, Applied | Already):
+            self._follow(commit, ours, commit.position.next)
+        return found
+
+    def _follow(self, commit: Commit, ours: Ownership | None, to: int | None) -> None:
+        """Note where the row stands now, unless it was released or opened meanwhile."""
+        with self._lock:
+            if ours is not None and self._owned.get(commit.at) is ours:
+                self._owned[commit.at] = replace(ours, next=to)
 
     def _run(self, script: Script, space: Space, call_for: Callable[[bytes], Call]) -> list[Any]:
         """The script's answer, once it was called with the generations that there are."""

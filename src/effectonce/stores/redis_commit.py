@@ -28,13 +28,14 @@ from effectonce.stores.commits import generation_of
 from effectonce.stores.encoding import encode_outcome, outcome_key
 from effectonce.stores.redis_rows import (
     NO_INCARNATION,
+    Ownership,
     Row,
     Space,
     decode_pairs,
     encode_markers,
     encode_pairs,
     encode_row,
-    fence_of,
+    next_bytes,
     partition_name,
 )
 from effectonce.stores.redis_tx import Command
@@ -83,7 +84,9 @@ def known(query: Query, answer: Sequence[Any]) -> Known | StoreError:
             fingerprints[rows] = np.frombuffer(found, ">u4")
             return Known(seen, fingerprints, as_of=int.from_bytes(mark, "big"))
         case [b"fenced"]:
-            return NotOpen(f"{query.at}: somebody else has opened it since")
+            return NotOpen(
+                f"{query.at}: somebody has opened it since, or a failover lost its last commits"
+            )
         case _:
             return wrong(query.at, answer)
 
@@ -92,9 +95,9 @@ def known(query: Query, answer: Sequence[Any]) -> Known | StoreError:
 
 
 def commit_call(
-    space: Space, commit: Commit, generations: bytes, incarnation: bytes | None, mark: bytes
+    space: Space, commit: Commit, generations: bytes, owned: Ownership | None, mark: bytes
 ) -> Call:
-    """`incarnation`: that of our ownership of the commit's epoch; None where we have none."""
+    """`owned`: our ownership in the commit's epoch; None where we have none."""
     at, new, markers = commit.at, commit.position, commit.markers
     name = partition_name(at)
     after, target = generations, 0
@@ -107,7 +110,7 @@ def commit_call(
     rows = [write for write in commit.writes if not isinstance(write, Command)]
     puts = [each for key, value in rows if value is not None for each in (key, value)]
     deletes = [key for key, value in rows if value is None]
-    ours = NO_INCARNATION if incarnation is None else incarnation
+    ours = owned.incarnation if owned else NO_INCARNATION
     keys: list[Any] = [space.scope, space.positions, space.rows(at)]
     keys += [each for pair in pairs for each in (space.markers(pair), space.outcomes(pair))]
     args: Arguments = [
@@ -116,8 +119,8 @@ def commit_call(
         str(target),
         new.run.to_bytes(4, "big"),
         name,
-        b"" if incarnation is None else fence_of(incarnation, new.epoch),
-        commit.expected.to_bytes(8, "big", signed=True),
+        owned.fence if owned else b"",
+        next_bytes(commit.expected),
         new.commit_id,
         encode_row(name, Row(new, ours, writer=ours)),
         _mark_of(commit.as_of),

@@ -144,9 +144,29 @@ class Row:
     writer: bytes = NO_INCARNATION
 
 
-def fence_of(incarnation: bytes, epoch: int) -> bytes:
-    """What a row begins with while this ownership period lasts."""
-    return _FENCE.pack(incarnation, epoch)
+@dataclass(frozen=True, slots=True)
+class Ownership:
+    """What this process knows of a row that it has opened."""
+
+    incarnation: bytes
+    epoch: int
+    next: int | None
+    """As it stands in the row; None after a commit without an answer."""
+
+    @property
+    def fence(self) -> bytes:
+        """What the row begins with while this ownership period lasts."""
+        return _FENCE.pack(self.incarnation, self.epoch)
+
+    @property
+    def whole_fence(self) -> bytes:
+        """As `fence`, and a row that has lost its last commits does not begin so."""
+        return self.fence + (b"" if self.next is None else next_bytes(self.next))
+
+
+def next_bytes(offset: int) -> bytes:
+    """An offset as it stands in the row."""
+    return offset.to_bytes(8, "big", signed=True)
 
 
 def encode_row(name: str, row: Row) -> bytes:

@@ -88,7 +88,7 @@ LOOKUP: Final = Script(
 local generations, run, partition, fence, packed = unpack(ARGV)
 if fence ~= '' then
   local row = redis.call('HGET', KEYS[2], partition)
-  if not row or sub(row, 1, 16) ~= fence then return {'fenced'} end
+  if not row or sub(row, 1, #fence) ~= fence then return {'fenced'} end
 end
 local current = redis.call('HGET', KEYS[1], 'generations') or ''
 if current ~= generations then return {'generations', current} end
