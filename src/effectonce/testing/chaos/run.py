@@ -143,6 +143,11 @@ def run(spec: Spec, broker: Broker, watch: Callable[[Snapshot], None]) -> Report
 
 
 def _run(spec: Spec, broker: Broker, watch: Callable[[Snapshot], None], home: Path) -> Report:
+    with STORES[spec.store].serve(home):
+        return _served(spec, broker, watch, home)
+
+
+def _served(spec: Spec, broker: Broker, watch: Callable[[Snapshot], None], home: Path) -> Report:
     topic = f"{home.name}"
     broker.create_topic(topic, spec.partitions)
     events = event_ids(spec)

@@ -7,8 +7,9 @@ last, so that the judge can tell a committed effect from one that a kill rolled 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
-from contextlib import closing
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
 
@@ -23,6 +24,10 @@ _ROW = struct.Struct("<II")
 class ChaosStore(Protocol):
     """One value of `STORES`: a new store joins the crash run by providing these."""
 
+    def serve(self, home: Path) -> AbstractContextManager[object]:
+        """Whatever must run while the run lasts."""
+        ...
+
     def url(self, home: str) -> str: ...
     def count(self, tx: KeyValueTx, event: bytes, worker: int) -> None:
         """The effect: one more for this event."""
@@ -33,11 +38,11 @@ class ChaosStore(Protocol):
         ...
 
 
-class RocksDB:
-    """Counts beside the markers, in the database of the partition."""
+class _Counts:
+    """Counts in rows of the partition's own."""
 
     def url(self, home: str) -> str:
-        return f"rocksdb://{Path(home).absolute()}/state"
+        raise NotImplementedError
 
     def count(self, tx: KeyValueTx, event: bytes, worker: int) -> None:
         row = tx.get(event)
@@ -59,4 +64,51 @@ class RocksDB:
         return found
 
 
-STORES: Mapping[str, ChaosStore] = {"rocksdb": RocksDB()}
+class RocksDB(_Counts):
+    """Counts beside the markers, in the database of the partition."""
+
+    def serve(self, home: Path) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def url(self, home: str) -> str:
+        return f"rocksdb://{Path(home).absolute()}/state"
+
+
+class Redis(_Counts):
+    """A Valkey of the run's own, that syncs every write; killed every `kill_seconds`, if ever."""
+
+    def __init__(self, kill_seconds: float = 0.0) -> None:
+        self._kill_seconds = kill_seconds
+
+    @contextmanager
+    def serve(self, home: Path) -> Iterator[None]:
+        from effectonce.testing.servers import ValkeyServer
+
+        over = threading.Event()
+
+        def strike() -> None:
+            while not over.wait(self._kill_seconds):
+                server.kill()
+                server.restart()
+
+        striker = threading.Thread(target=strike)
+        with ValkeyServer.start(home / "valkey") as server:
+            (home / "url").write_text(server.url)
+            if self._kill_seconds:
+                striker.start()
+            try:
+                yield
+            finally:
+                over.set()
+                if self._kill_seconds:
+                    striker.join()
+
+    def url(self, home: str) -> str:
+        return f"{(Path(home) / 'url').read_text()}?durability=host"
+
+
+STORES: Mapping[str, ChaosStore] = {
+    "rocksdb": RocksDB(),
+    "redis": Redis(),
+    "redis-killed": Redis(kill_seconds=3.0),
+}
