@@ -248,3 +248,27 @@ def test_a_lost_suffix_is_found_and_its_effects_come_again(flow: RedisFlow) -> N
     flow.job()
     assert "8" in [began.row for began in flow.watch.of(PartitionBegan)]
     assert flow.effects() == once_each(ids)
+
+
+def test_a_failover_that_loses_a_suffix_is_found_by_the_running_member(flow: RedisFlow) -> None:
+    ids = flow.send(3)
+    handled: list[str] = []
+
+    def handler(event: eo.Event, tx: eo.KeyValueTx) -> None:
+        count(event, tx)
+        handled.append(event.id)
+
+    with flow.member(handler), Redis.from_url(flow.url) as client:
+        flow.watch.until(lambda: committed(flow) == 3)
+        backup = {key: client.dump(key) for key in client.keys("*")}
+        ids += flow.send(3)
+        flow.watch.until(lambda: committed(flow) == 6)
+        with client.pipeline(transaction=True) as at_once:
+            at_once.flushall()
+            for key, value in backup.items():
+                at_once.restore(key, 0, value)
+            at_once.execute()
+        ids += flow.send(1)
+        flow.watch.until(lambda: committed(flow) == 10)
+    assert handled == [*ids[:6], *ids[3:]], "the effects went back, and so does the position"
+    assert flow.effects() == once_each(ids)
