@@ -35,6 +35,7 @@ from effectonce.model import (
 from effectonce.stores import redis as redis_store
 from effectonce.stores.redis import RedisStore
 from effectonce.stores.redis_rows import Row, decode_marker, decode_row, encode_row
+from effectonce.stores.redis_tx import RedisTx
 from effectonce.testing.owner import (
     AT,
     EVERY_FIELD,
@@ -133,6 +134,11 @@ def test_a_master_that_became_a_replica_answers_nothing(admin: Redis, owner: Own
     with ValkeyServer.start() as master:
         admin.replicaof("127.0.0.1", master.tcp_url.rsplit(":", 1)[1])
         commit = is_away(owner, "replica")
+        tx = owner.store.transaction(AT).begin()
+        assert isinstance(tx, RedisTx)
+        for read in (lambda: tx.get(b"n"), tx.scan, lambda: owner.marker(8)):
+            with pytest.raises(StoreUnavailable, match="replica"):
+                read()
         admin.replicaof("NO", "ONE")
     # the other master had nothing: so has this one by now, and that is seen as well
     if admin.exists(POSITIONS):

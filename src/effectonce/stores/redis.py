@@ -139,7 +139,7 @@ class RedisStore:
             self._checked = time.monotonic()
             key = f"{PREFIX}:id"
             self._link.call("SET", key, os.urandom(16), "NX")
-            found: bytes | None = self._link.call("GET", key)
+            found: bytes | None = self._link.read("GET", key)
             if found is None or len(found) != 16:
                 raise StoreCorrupt(f"the key {key} holds no store id")
             self._id = found
@@ -149,7 +149,7 @@ class RedisStore:
         identity, space, name = self.prepare(), self._space(at), partition_name(at)
         if self._layout is Layout.PARTITION:
             self._link.call("SADD", _index(at.scope), name)
-        found: bytes = self._link.call("HGET", space.positions, name) or b""
+        found: bytes = self._link.read("HGET", space.positions, name) or b""
         for _ in range(ATTEMPTS):
             before = (
                 decode_row(name, found)
@@ -179,9 +179,9 @@ class RedisStore:
 
     def find(self, at: Partition, key: bytes) -> Marker | None:
         space = self._space(at)
-        packed: bytes = self._link.call("HGET", space.scope, "generations") or b""
+        packed: bytes = self._link.read("HGET", space.scope, "generations") or b""
         for pair in sorted(decode_pairs(packed, space.scope), reverse=True):
-            value: bytes | None = self._link.call("HGET", space.markers(pair), key)
+            value: bytes | None = self._link.read("HGET", space.markers(pair), key)
             if value is not None:
                 return self._with_outcome(space, pair, decode_marker(key, value, pair))
         return None
@@ -244,7 +244,7 @@ class RedisStore:
         """The script's answer, once it was called with the generations that there are."""
         for _ in range(ATTEMPTS):
             call = call_for(self._generations.get(space.tag, b""))
-            answer = self._link.run(script, call.keys, call.args)
+            answer: list[Any] = self._link.run(script, call.keys, call.args)
             if answer[0] != b"generations":
                 return answer
             self._generations[space.tag] = answer[1]
@@ -253,7 +253,7 @@ class RedisStore:
     def _with_outcome(self, space: Space, pair: tuple[int, int], marker: Marker) -> Marker:
         if marker.status is Status.DONE:
             return marker
-        value: bytes | None = self._link.call("HGET", space.outcomes(pair), marker.key)
+        value: bytes | None = self._link.read("HGET", space.outcomes(pair), marker.key)
         if value is None:
             raise StoreCorrupt(f"an outcome of generation {pair[1]}, run {pair[0]}, is gone")
         outcome = decode_outcome(outcome_key(pair[1], marker.key), value)
@@ -263,12 +263,12 @@ class RedisStore:
         """The rows of a topic's partitions."""
         if self._layout is Layout.SCOPE:
             space = Space(PREFIX, quoted(scope))
-            found = _pairs(self._link.call("HGETALL", space.positions))
+            found = _pairs(self._link.read("HGETALL", space.positions))
         else:
-            names = [name.decode() for name in self._link.call("SMEMBERS", _index(scope))]
+            names = [name.decode() for name in self._link.read("SMEMBERS", _index(scope))]
             spaces = {name: Space(PREFIX, f"{quoted(scope)}:{name}") for name in names}
             found = {
-                name.encode(): self._link.call("HGET", space.positions, name)
+                name.encode(): self._link.read("HGET", space.positions, name)
                 for name, space in spaces.items()
                 if name.startswith(topic)
             }
@@ -325,16 +325,16 @@ class _PartitionRows:
         self._key = key
 
     def get(self, key: bytes) -> bytes | None:
-        value: bytes | None = self._link.call("HGET", self._key, key)
+        value: bytes | None = self._link.read("HGET", self._key, key)
         return value
 
     def scan(self, prefix: bytes) -> Iterator[UserRow]:
-        rows = _pairs(self._link.call("HGETALL", self._key))
+        rows = _pairs(self._link.read("HGETALL", self._key))
         return iter(sorted(row for row in rows.items() if row[0].startswith(prefix)))
 
 
-def _pairs(answer: Any) -> dict[bytes, bytes]:
-    return dict(answer)
+def _pairs(answer: list[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(answer[::2], answer[1::2], strict=True))
 
 
 def _index(scope: str) -> str:

@@ -42,7 +42,7 @@ from redis.exceptions import (
 from redis.retry import Retry
 
 from effectonce.errors import ConfigError, StoreCorrupt, StoreError, StoreUnavailable
-from effectonce.stores.redis_scripts import Script
+from effectonce.stores.redis_scripts import READ, Script
 
 Client: TypeAlias = Redis | RedisCluster
 
@@ -112,9 +112,9 @@ class Link:
         except (RedisError, RedisClusterException, OSError) as error:
             raise translated(error) from error
 
-    def run(self, script: Script, keys: Sequence[str], args: Sequence[bytes | str]) -> list[Any]:
+    def run(self, script: Script, keys: Sequence[str], args: Sequence[bytes | str]) -> Any:
         """The answer of a script, which a server that does not know it is told anew."""
-        execute: Callable[..., list[Any]] = self.client().execute_command
+        execute: Callable[..., Any] = self.client().execute_command
         try:
             try:
                 return execute("EVALSHA", script.sha, len(keys), *keys, *args)
@@ -122,6 +122,10 @@ class Link:
                 return execute("EVAL", script.text, len(keys), *keys, *args)
         except (RedisError, RedisClusterException, OSError) as error:
             raise translated(error) from error
+
+    def read(self, command: str, key: str, *args: bytes | str) -> Any:
+        """What a master says of a key; a replica says nothing. Raises StoreError."""
+        return self.run(READ, [key], [command, *args])
 
     def close(self) -> None:
         """Close the client if it is ours; a call after that connects again."""

@@ -9,8 +9,9 @@ FLUSH or a failover that lost its load leaves a name that means nothing.
 A script with a `#!lua` line is refused whole, before it begins, where the server is out of memory,
 a replica, unable to write to its disk or short of replicas. So nothing fails after the first write:
 what a script could still meet (a wrong type, a missing right, a damaged row) it looks for before.
-No script is flagged `no-writes`: a look-up answered by a replica that lags would call "new" what
-took effect, and where a commit would be refused no handler should begin.
+No script is flagged `no-writes`, not even READ: a replica that lags, or has just been emptied to
+follow a new master, would call "new" what took effect, and hand old rows to a handler whose commit
+the new master takes. And where a commit would be refused, no handler should begin.
 
 No number passes through Lua but counts and floors (u32): all others are compared as bytes.
 """
@@ -107,6 +108,14 @@ for i, generation in ipairs(split(generations, 8, 8)) do
 end
 local mark = redis.call('HGET', KEYS[1], 'mark') or ''
 return {'known', numbers(rows), table.concat(fingerprints), mark}
+"""
+)
+
+READ: Final = Script(
+    """#!lua
+-- KEYS  a key
+-- ARGV  a command that reads it, and its arguments
+return redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2))
 """
 )
 
