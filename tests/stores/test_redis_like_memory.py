@@ -58,7 +58,7 @@ class Twins:
             commit = owner.prepared(numbers, outcomes=kept, on_existing=on_existing)
             commit = replace(commit, position=replace(to, commit_id=commit.position.commit_id))
             if stale:
-                commit = replace(commit, expected=commit.expected + 1)
+                commit = replace(commit, follows=bytes(15) + b"?")
             known = owner.known(*numbers, run=to.run)
             if trusts and not known.seen.any():
                 commit = replace(commit, as_of=known.as_of)

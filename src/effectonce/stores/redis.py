@@ -145,7 +145,7 @@ class RedisStore:
             self._id = found
         return self._id
 
-    def open(self, at: Partition, topic_id: bytes) -> Opened:
+    def open(self, at: Partition, topic_id: bytes, *, above: int = 0) -> Opened:
         identity, space, name = self.prepare(), self._space(at), partition_name(at)
         if self._layout is Layout.PARTITION:
             self._link.call("SADD", _index(at.scope), name)
@@ -157,11 +157,11 @@ class RedisStore:
                 else Row(Position(store_id=identity, topic_id=topic_id, epoch=0))
             )
             was, incarnation = before.position, os.urandom(8)
-            epoch = was.epoch + 1
+            epoch = max(was.epoch, above) + 1
             after = replace(before, position=replace(was, epoch=epoch), incarnation=incarnation)
             answer = self._link.run(OPEN, [space.positions], [name, found, encode_row(name, after)])
             if answer == [b"opened"]:
-                self._owned[at] = Ownership(incarnation, epoch, was.next)
+                self._owned[at] = Ownership(incarnation, epoch, was.commit_id)
                 return Opened(row=None if was.next == UNSET else was, epoch=epoch)
             found = answer[1]
         raise StoreUnavailable(f"{at}: others open it faster than this process; trying again")
@@ -231,14 +231,14 @@ class RedisStore:
             self._generations[space.tag] = answer[2]
         found = result(commit, answer)
         if isinstance(found, Applied | Already):
-            self._follow(commit, ours, commit.position.next)
+            self._follow(commit, ours, commit.position.commit_id)
         return found
 
-    def _follow(self, commit: Commit, ours: Ownership | None, to: int | None) -> None:
+    def _follow(self, commit: Commit, ours: Ownership | None, to: bytes | None) -> None:
         """Note where the row stands now, unless it was released or opened meanwhile."""
         with self._lock:
             if ours is not None and self._owned.get(commit.at) is ours:
-                self._owned[commit.at] = replace(ours, next=to)
+                self._owned[commit.at] = replace(ours, commit_id=to)
 
     def _run(self, script: Script, space: Space, call_for: Callable[[bytes], Call]) -> list[Any]:
         """The script's answer, once it was called with the generations that there are."""

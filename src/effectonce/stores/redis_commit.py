@@ -35,7 +35,6 @@ from effectonce.stores.redis_rows import (
     encode_markers,
     encode_pairs,
     encode_row,
-    next_bytes,
     partition_name,
 )
 from effectonce.stores.redis_tx import Command
@@ -120,7 +119,7 @@ def commit_call(
         new.run.to_bytes(4, "big"),
         name,
         owned.fence if owned else b"",
-        next_bytes(commit.expected),
+        commit.follows,
         new.commit_id,
         encode_row(name, Row(new, ours, writer=ours)),
         _mark_of(commit.as_of),

@@ -17,9 +17,9 @@ braces put all keys of a TAG into one slot of a Cluster. RUN and GENERATION are 
 
 PARTITION is group:topic:number, percent-encoded.
 
-A row of positions begins with what the scripts compare as bytes: incarnation 8, epoch u64, next
-i64, the incarnation that wrote it 8, commit id 16, floor u32. Then row `00` of encoding.py, the
-starts of its generations (u32, i64, i64, i64)*, and the XXH3-64 of it all, seeded with PARTITION's.
+A row of positions begins with what the scripts compare as bytes: incarnation 8, epoch u64, commit
+id 16, the incarnation that wrote it 8, floor u32. Then row `00` of encoding.py, the starts of its
+generations (u32, i64, i64, i64)*, and the XXH3-64 of it all, seeded with PARTITION's.
 The incarnation is random, new with each open. A failover that lost a suffix hands out an epoch, and
 with it commit ids, a second time: only the incarnation tells their owners apart.
 
@@ -52,7 +52,7 @@ from effectonce.stores.encoding import (
 
 NO_INCARNATION: Final = bytes(8)
 
-_HEAD: Final = Struct(">8sQq8s16sI")
+_HEAD: Final = Struct(">8sQ16s8sI")
 _START: Final = Struct(">Iqqq")
 _PAIR: Final = Struct(">II")
 _FENCE: Final = Struct(">8sQ")
@@ -150,7 +150,7 @@ class Ownership:
 
     incarnation: bytes
     epoch: int
-    next: int | None
+    commit_id: bytes | None
     """As it stands in the row; None after a commit without an answer."""
 
     @property
@@ -161,18 +161,13 @@ class Ownership:
     @property
     def whole_fence(self) -> bytes:
         """As `fence`, and a row that has lost its last commits does not begin so."""
-        return self.fence + (b"" if self.next is None else next_bytes(self.next))
-
-
-def next_bytes(offset: int) -> bytes:
-    """An offset as it stands in the row."""
-    return offset.to_bytes(8, "big", signed=True)
+        return self.fence + (self.commit_id or b"")
 
 
 def encode_row(name: str, row: Row) -> bytes:
     """The value under `name`. Raises struct.error for a number beyond its column."""
     p = row.position
-    head = _HEAD.pack(row.incarnation, p.epoch, p.next, row.writer, p.commit_id, p.floor)
+    head = _HEAD.pack(row.incarnation, p.epoch, p.commit_id, row.writer, p.floor)
     starts = [_START.pack(g.generation, g.offset, g.until, g.log_time_ms) for g in p.generations]
     position = encode_position(PositionRow(p, row.incarnation))
     return seal(name.encode(), b"".join((head, position, *starts)))

@@ -207,7 +207,7 @@ COMMIT: Final = Script(
     + _MARKERS
     + _COMMANDS
     + """
-local believed, generations, target, run, partition, fence, expected, commit_id, row, as_of, mark,
+local believed, generations, target, run, partition, fence, follows, commit_id, row, as_of, mark,
   on_existing, packed, outcomes, puts, deletes, calls = unpack(ARGV, 1, 17)
 local at = 17
 
@@ -220,15 +220,15 @@ local function take(count, width)
   return taken
 end
 
--- the fence: incarnation 1-8, epoch 9-16, next 17-24; then writer 25-32, commit id 33-48, floor 49
+-- the fence: incarnation 1-8, epoch 9-16, commit id 17-32; then writer 33-40, floor 41-44
 local before = redis.call('HGET', KEYS[2], partition)
 if not before then return {'stale'} end
-if #before < 52 then return {'damaged', KEYS[2]} end
-if commit_id ~= string.rep('\\0', 16) and sub(before, 33, 48) == commit_id
-    and (fence == '' or sub(before, 25, 32) == sub(fence, 1, 8)) then
+if #before < 44 then return {'damaged', KEYS[2]} end
+if commit_id ~= string.rep('\\0', 16) and sub(before, 17, 32) == commit_id
+    and (fence == '' or sub(before, 33, 40) == sub(fence, 1, 8)) then
   return {'already'}
 end
-if fence == '' or sub(before, 1, 24) ~= fence .. expected then return {'stale'} end
+if fence == '' or sub(before, 1, 32) ~= fence .. follows then return {'stale'} end
 local current = redis.call('HGET', KEYS[1], 'generations') or ''
 if current ~= believed then return {'generations', current} end
 
@@ -278,13 +278,13 @@ if size == 0 then generations = believed end
 
 -- generations that every partition has passed
 local all, kept, dropped = split(generations, 8, 8), {}, {}
-if sub(before, 49, 52) ~= sub(row, 49, 52) then
-  local floor = struct.unpack('>I4', row, 49)
+if sub(before, 41, 44) ~= sub(row, 41, 44) then
+  local floor = struct.unpack('>I4', row, 41)
   local rows = redis.call('HGETALL', KEYS[2])
   for i = 1, #rows, 2 do
-    if #rows[i + 1] < 52 then return {'damaged', KEYS[2]} end
+    if #rows[i + 1] < 44 then return {'damaged', KEYS[2]} end
     if rows[i] ~= partition then
-      floor = math.min(floor, (struct.unpack('>I4', rows[i + 1], 49)))
+      floor = math.min(floor, (struct.unpack('>I4', rows[i + 1], 41)))
     end
   end
   for i, generation in ipairs(all) do
