@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from confluent_kafka import Consumer, Message, TopicPartition
@@ -224,7 +223,7 @@ def run_effectonce(job: Job, by: str) -> Run:
 
     client = TimedClient(job)
     config = {"bootstrap.servers": job.bootstrap, "group.id": GROUP}
-    with eo.OnceConsumer(config, [job.topic], once_on(Path(job.state)), client=client) as consumer:
+    with eo.OnceConsumer(config, [job.topic], once_on(job.state), client=client) as consumer:
         if by == "batch":
             consumer.run_batches(handle_batch, size=job.size, until=eo.END)
         else:
@@ -237,8 +236,8 @@ CONTENDERS: Final[Mapping[str, Callable[[Job], Run]]] = {
     "bare": lambda job: run_by_hand(job, bare),
     "setnx_loop": lambda job: run_by_hand(job, setnx_loop),
     "setnx_pipelined": lambda job: run_by_hand(job, setnx_pipelined),
-    "rocksdb_batch": lambda job: run_effectonce(job, "batch"),
-    "rocksdb_event": lambda job: run_effectonce(job, "event"),
+    "batch": lambda job: run_effectonce(job, "batch"),
+    "event": lambda job: run_effectonce(job, "event"),
 }
 
 

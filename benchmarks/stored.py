@@ -1,16 +1,16 @@
 """What is known before the first delivery: the same keys in every store, put there beforehand.
 
-RocksDB is filled by the library's own decisions and its own commit, 500 markers at a time, as a
-consumer would have done it; each run then works on a copy of that folder, as it would on a restored
-backup. The rows say that they were written for an earlier topic of the same name, so each consumer
-takes row 4 of the start table: the topic was created anew, its markers are kept.
+A store of ours is filled by the library's own decisions and its own commit, 500 markers at a time,
+as a consumer would have done it. With RocksDB each run then works on a copy of that folder, as on a
+restored backup; Valkey is filled anew for each. The rows say that they were written for an earlier
+topic of the same name, so each consumer takes row 4 of the start table: the topic was created anew,
+its markers are kept.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -30,6 +30,7 @@ from effectonce.model import (
     Position,
     Query,
 )
+from effectonce.stores.redis import RedisStore
 from effectonce.stores.rocksdb import RocksDBStore
 
 GROUP: Final = "bench"
@@ -37,13 +38,14 @@ BATCH: Final = 500
 TTL_SECONDS: Final = 7 * 86_400
 """As long as the library's default window."""
 
+_STORE_ID: Final = "effectonce:id"
 _FORMER_TOPIC: Final = bytes(15) + b"\1"
 
 
-def once_on(root: Path) -> eo.Once:
-    """The configuration that is measured."""
+def once_on(state: str) -> eo.Once:
+    """The configuration that is measured; `state` is a folder, or the URL of a Valkey."""
     return eo.Once(
-        RocksDBStore(root),
+        RedisStore(state) if "://" in state else RocksDBStore(state),
         identify=eo.header(HEADER),
         effects=eo.Outside(on_doubt="repeat"),
         scope="bench",
@@ -74,9 +76,11 @@ class _Records:
         return [((HEADER, each),) for each in self._ids]
 
 
-def fill_rocksdb(root: Path, topic: str, ids: Sequence[str]) -> None:
-    """A store at `root` in which these events took effect, each in the partition of its ID."""
-    once = once_on(root)
+def fill(state: str, topic: str, ids: Sequence[str]) -> None:
+    """A store in which these events took effect, each in the partition of its ID."""
+    if "://" in state:
+        flush(state)
+    once = once_on(state)
     homes: list[list[str]] = [[] for _ in range(PARTITIONS)]
     for event_id in ids:
         homes[partition_of(event_id)].append(event_id)
@@ -133,10 +137,23 @@ for _, key in ipairs(ARGV) do server.call('SET', key, '1', 'EX', 604800) end
 """
 
 
+def flush(url: str) -> None:
+    """Nothing is left in that Valkey but its id as a store.
+
+    Under another one, Kafka's committed offsets of the run before would be a stranger's (row 2).
+    """
+    client = Redis.from_url(url)
+    store_id = client.get(_STORE_ID)
+    client.flushall()
+    if store_id is not None:
+        client.set(_STORE_ID, store_id)
+    client.close()
+
+
 def fill_valkey(url: str, ids: Sequence[str]) -> None:
     """Nothing but these events, as the hand-written loop would have marked them."""
+    flush(url)
     client = Redis.from_url(url)
-    client.flushall()
     for start in range(0, len(ids), 5_000):
         client.eval(_SET_ALL, 0, *ids[start : start + 5_000])
     client.close()

@@ -231,7 +231,10 @@ class Already:
 
 @dataclass(frozen=True, slots=True)
 class Stale:
-    """Epoch or position moved on without us: drop the work, and open again if still assigned."""
+    """The row moved on, or back, without us: drop the work, and open again if still assigned.
+
+    With KEEP_FIRST a store that all reach keeps the markers all the same: the effects happened.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ import pytest
 import benchmarks.bench as bench
 from benchmarks.contenders import Job, Run
 from benchmarks.loads import PARTITIONS, Load, deliveries, event_ids, partition_of, produce
-from benchmarks.stored import fill_rocksdb, once_on
+from benchmarks.stored import fill, once_on
 from effectonce.model import NO_ID, Partition
 from effectonce.testing.plugin import TopicFactory
-from effectonce.testing.servers import KafkaServer
+from effectonce.testing.servers import KafkaServer, ValkeyServer
 
 WORLD = bench.World("nowhere:1", "unix://nowhere", Path(), ())
 LOAD = Load("topic", messages=100, repeats=10)
@@ -22,7 +22,7 @@ LOAD = Load("topic", messages=100, repeats=10)
 
 def test_a_share_is_bares_time_over_the_contenders_or_it_would_flatter() -> None:
     figures = {"bare": [100.0, 100.0, 90.0], "rocksdb_1e6_event": [200.0, 400.0, 90.0]}
-    flat = bench.report(10, figures)
+    flat = bench.report("10", 10, figures)
     assert flat["share_rocksdb_1e6_event_repeats_10"] == 0.5
     assert flat["share_rocksdb_1e6_event_repeats_10_least"] == 0.25
     assert flat["share_rocksdb_1e6_event_repeats_10_greatest"] == 1.0
@@ -30,7 +30,7 @@ def test_a_share_is_bares_time_over_the_contenders_or_it_would_flatter() -> None
 
 def test_the_ratio_to_the_loop_is_taken_within_each_round() -> None:
     times = {"bare": [1.0, 1.0], "rocksdb_1e6_batch500": [2.0, 4.0], "setnx_loop": [100.0, 40.0]}
-    assert bench.report(10, times)["ratio_setnx_loop"] == 30.0
+    assert bench.report("10", 10, times)["ratio_setnx_loop"] == 30.0
 
 
 @pytest.mark.parametrize("handled", [89, 91], ids=["one lost", "one repeated"])
@@ -64,8 +64,8 @@ def test_a_load_repeats_as_often_as_it_says_and_only_what_came_before() -> None:
 
 def test_a_filled_store_knows_each_event_in_the_partition_of_its_id(tmp_path: Path) -> None:
     ids = event_ids(seed=3, count=1_200)
-    fill_rocksdb(tmp_path, "topic", ids)
-    store = once_on(tmp_path).store
+    fill(str(tmp_path), "topic", ids)
+    store = once_on(str(tmp_path)).store
     homes: dict[int, list[bytes]] = {}
     for event_id in ids:
         homes.setdefault(partition_of(event_id), []).append(
@@ -82,13 +82,19 @@ def test_a_filled_store_knows_each_event_in_the_partition_of_its_id(tmp_path: Pa
 
 
 def test_on_a_real_broker_each_run_is_exact_and_timed(
-    kafka_server: KafkaServer, kafka_topic: TopicFactory, tmp_path: Path
+    kafka_server: KafkaServer,
+    kafka_topic: TopicFactory,
+    valkey_server: ValkeyServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    load = Load(kafka_topic(PARTITIONS), messages=4_000, repeats=10)
     stored, ids = 2_000, event_ids(seed=5, count=6_000)
-    produce(kafka_server.bootstrap, load, ids, deliveries(load, stored, seed=5))
-    fill_rocksdb(tmp_path / "stored", load.topic, ids[:stored])
-    world = bench.World(kafka_server.bootstrap, "unix://nowhere", tmp_path, ids)
-    for runs in ("bare", "rocksdb_batch", "rocksdb_event"):
-        ns = bench.measure(world, bench.Contender(runs, runs), load, tmp_path / "stored")
-        assert 50 < ns < 1_000_000, runs
+    monkeypatch.setattr(bench, "STORED", stored)
+    world = bench.World(kafka_server.bootstrap, valkey_server.url, tmp_path, ids)
+    for field in ((bench.BARE, *bench.ROCKSDB), bench.REDIS):
+        load = Load(kafka_topic(PARTITIONS), messages=4_000, repeats=10)
+        produce(kafka_server.bootstrap, load, ids, deliveries(load, stored, seed=5))
+        fill(str(tmp_path / load.topic), load.topic, ids[:stored])
+        for contender in field:
+            ns = bench.measure(world, contender, load, tmp_path / load.topic)
+            assert 50 < ns < 1_000_000, contender

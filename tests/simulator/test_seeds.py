@@ -9,7 +9,7 @@ import pytest
 
 from effectonce.begin import Beginner
 from effectonce.ports import Reach
-from effectonce.testing.simulator.faults import KINDS, SHARED_ONLY
+from effectonce.testing.simulator.faults import IMPOSSIBLE, KINDS
 from effectonce.testing.simulator.mutants import MUTANTS, Mutant, kill
 from effectonce.testing.simulator.world import Mode, simulate
 
@@ -27,7 +27,7 @@ def test_whatever_befalls_a_cluster_each_event_takes_effect_as_promised(
         report = simulate(seed, mode, reach)
         assert not report.violations, f"seed {seed}"
         fired.update(kind for kind, _ in report.faults)
-    possible = set(KINDS) - (SHARED_ONLY if reach is Reach.EMBEDDED else set())
+    possible = set(KINDS) - IMPOSSIBLE[reach]
     assert not [kind for kind in possible if not fired[kind]], "faults that never fired"
 
 

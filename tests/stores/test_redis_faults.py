@@ -227,7 +227,7 @@ def test_what_was_answered_survives_a_kill_of_the_server(server: ValkeyServer) -
 def test_a_zombie_learns_of_it_before_its_handler_runs(server: ValkeyServer, owner: Owner) -> None:
     heir = Owner.open(RedisStore(server.url))
     assert isinstance(looked_up(owner, 1), NotOpen)
-    assert owner.commit([1]) == Stale()
+    assert owner.commit([1], on_existing=OnExisting.REFUSE) == Stale()
     assert heir.commit([1]) == Applied()
 
 
@@ -247,7 +247,7 @@ def test_an_epoch_that_a_failover_hands_out_twice_has_two_owners(
     other = RedisStore(server.url)
     heir = Owner.open(other)
     assert heir.position.epoch == zombie.position.epoch
-    lost, kept = zombie.prepared([1]), heir.prepared([2])
+    lost, kept = zombie.prepared([1], on_existing=OnExisting.REFUSE), heir.prepared([2])
     assert lost.position.commit_id == kept.position.commit_id
     assert zombie.send(lost) == Stale()
     assert heir.send(kept) == Applied()

@@ -172,6 +172,20 @@ def inspect(
 
 
 @app.command()
+def schema(
+    store: Annotated[str, typer.Argument(metavar="STORE_URL", help="redis://user:password@host")],
+) -> None:
+    """Print what a server must be told before the first use: for Redis, a line of its ACL file.
+
+    The user may then do what the store does, and nothing else. Without a password in the URL it is
+    a user without one. What a `tx` writes needs rights of its own, on keys of its own.
+    """
+    from effectonce.cli.schema import schema as said
+
+    print(said(store))
+
+
+@app.command()
 def quarantine(
     store: Store,
     topic: Annotated[str, typer.Option(help="The topic of the partition that stopped.")],

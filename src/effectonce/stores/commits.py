@@ -5,6 +5,7 @@
 | holds this very commit id                 | Already: its answer was lost, nothing else |
 | is not there, or has another epoch        | Stale: somebody opened it after us         |
 | has another commit id than it `follows`   | Stale: it moved on, or back, without us    |
+| the same, KEEP_FIRST, a store all reach   | Stale, but the markers are kept            |
 | else, a key is marked, REFUSE             | Conflict: nothing is written               |
 | else                                      | Applied; marked keys keep their first one  |
 """
@@ -19,6 +20,7 @@ from effectonce.model import (
     Commit,
     Markers,
     Mask,
+    OnExisting,
     Outcome,
     OutcomeKind,
     Position,
@@ -42,6 +44,16 @@ def judge(commit: Commit, row: Position | None) -> Already | Stale | None:
     if row.epoch != new.epoch or row.commit_id != commit.follows:
         return Stale()
     return None
+
+
+def are_facts(commit: Commit) -> bool:
+    """Whether its markers hold even where the commit is stale.
+
+    Effects outside happened, whoever owns the partition by now: a member that awoke opened it over
+    the one that worked, and 34 effects were repeated for want of these (seen, 5 freezes).
+    """
+    has_markers = commit.markers is not None and len(commit.markers) > 0
+    return has_markers and commit.on_existing is OnExisting.KEEP_FIRST
 
 
 def generation_of(position: Position) -> int:

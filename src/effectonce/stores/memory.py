@@ -31,10 +31,11 @@ from effectonce.model import (
     Partition,
     Position,
     Query,
+    Stale,
     Write,
 )
 from effectonce.ports import Durability, Reach, Traits
-from effectonce.stores.commits import generation_of, judge, select, status_of
+from effectonce.stores.commits import are_facts, generation_of, judge, select, status_of
 from effectonce.stores.overlay import KeyValueTransaction, Row
 
 Table: TypeAlias = dict[tuple[int, bytes], Marker]
@@ -114,7 +115,12 @@ class MemoryStore:
 
     def _commit(self, commit: Commit) -> CommitResult:
         at, new, markers = commit.at, commit.position, commit.markers
-        answer = judge(commit, self._tables.positions.get(at))
+        row = self._tables.positions.get(at)
+        answer = judge(commit, row)
+        if isinstance(answer, Stale) and row is not None and are_facts(commit):
+            assert markers is not None
+            seen = self._known(at, markers.keys, new.run).seen
+            self._mark(at.scope, new, select(markers, ~seen))
         if answer is not None:
             return answer
         existing = 0

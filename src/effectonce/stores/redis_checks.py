@@ -67,6 +67,10 @@ def ask(link: Link, *, fsync: bool) -> list[Server]:
             raise
         what = "what the server is cannot be seen (INFO is refused): allow info"
         raise ConfigError([f"store: Redis: {what}"]) from error
+    for name, info in infos.items():
+        if int(info.get("loading", 0)):
+            # it says `aof_enabled:0` until it has read that file (seen, Valkey 9)
+            raise StoreUnavailable(f"Redis{name}: it is loading its data")
     syncs: Mapping[str, Any] = {}
     if fsync:
         try:

@@ -228,7 +228,9 @@ if commit_id ~= string.rep('\\0', 16) and sub(before, 17, 32) == commit_id
     and (fence == '' or sub(before, 33, 40) == sub(fence, 1, 8)) then
   return {'already'}
 end
-if fence == '' or sub(before, 1, 32) ~= fence .. follows then return {'stale'} end
+local stale = fence == '' or sub(before, 1, 32) ~= fence .. follows
+-- effects outside happened, whoever owns the partition by now: their markers are kept
+if stale and (on_existing == 'refuse' or #packed == 0) then return {'stale'} end
 local current = redis.call('HGET', KEYS[1], 'generations') or ''
 if current ~= believed then return {'generations', current} end
 
@@ -239,7 +241,7 @@ local function found(number)
   existing = existing + 1
   conflicts[existing] = number
 end
-if #packed > 0 and as_of ~= (redis.call('HGET', KEYS[1], 'mark') or '') then
+if #packed > 0 and (stale or as_of ~= (redis.call('HGET', KEYS[1], 'mark') or '')) then
   local keys, count = split(packed, KEY + MARKER, KEY)
   for i, generation in ipairs(split(believed, 8, 8)) do
     if sub(generation, 1, 4) == run then
@@ -278,7 +280,7 @@ if size == 0 then generations = believed end
 
 -- generations that every partition has passed
 local all, kept, dropped = split(generations, 8, 8), {}, {}
-if sub(before, 41, 44) ~= sub(row, 41, 44) then
+if not stale and sub(before, 41, 44) ~= sub(row, 41, 44) then
   local floor = struct.unpack('>I4', row, 41)
   local rows = redis.call('HGETALL', KEYS[2])
   for i = 1, #rows, 2 do
@@ -302,7 +304,7 @@ if sub(before, 41, 44) ~= sub(row, 41, 44) then
 end
 
 -- nothing was written so far, and nothing fails from here on
-redis.call('HSET', KEYS[2], partition, row)
+if not stale then redis.call('HSET', KEYS[2], partition, row) end
 if size > 0 then
   target = tonumber(target)
   for first = 1, size, 2 * CHUNK do
@@ -316,6 +318,10 @@ if size > 0 then
     end
   end
   redis.call('HSET', KEYS[1], 'mark', mark)
+end
+if stale then
+  if generations ~= current then redis.call('HSET', KEYS[1], 'generations', generations) end
+  return {'stale'}
 end
 for _, put in ipairs(puts) do redis.call('HSET', KEYS[3], put[1], put[2]) end
 for _, delete in ipairs(deletes) do redis.call('HDEL', KEYS[3], delete[1]) end

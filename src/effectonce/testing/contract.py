@@ -5,8 +5,8 @@
             return MyStore(folder / "db")
 
 pytest then runs it all against your store. `make_store` is called again, with the same folder, for
-what a restart of the process would do; a store that lives in this process overrides `reopen`. With
-`pytest.register_assert_rewrite("effectonce.testing")` in your conftest.py, failures show values.
+what a restart of the process would do; a store that lives in this process overrides `reopen`.
+`pytest.register_assert_rewrite("effectonce.testing")` in your conftest.py makes failures readable.
 """
 
 from __future__ import annotations
@@ -213,16 +213,16 @@ class StoreContract:
         store = reopened(store)
         assert store.open(AT, TOPIC_ID).row is None
 
-    def test_a_zombies_commit_is_refused_and_leaves_nothing(self, owner: Owner) -> None:
+    def test_a_zombies_commit_is_refused_and_leaves_only_facts(self, owner: Owner) -> None:
         owner.commit([1])
         heir = Owner.open(owner.store)
-        assert owner.commit([2], outcomes={0: VALUE}) == Stale()
+        assert owner.commit([2], outcomes={0: VALUE}, on_existing=REFUSE) == Stale()
         assert heir.seen(1, 2) == [True, False]
-        assert owner.store.find(AT, key_bytes(2)) is None
-        assert heir.commit([3]) == Applied()
+        assert owner.commit([4]) == Stale()  # outside: it happened, and it is told
+        assert heir.seen(4) == [owner.store.traits.reach is not Reach.EMBEDDED]
 
     def test_a_commit_to_a_row_that_moved_on_is_refused(self, owner: Owner) -> None:
-        late = owner.prepared([9])
+        late = owner.prepared([9], on_existing=REFUSE)
         owner.commit([1])
         assert owner.send(late) == Stale()
         assert owner.seen(1, 9) == [True, False]
@@ -234,7 +234,7 @@ class StoreContract:
 
     def test_one_partitions_refusal_leaves_the_others(self, store: Store) -> None:
         here, there = Owner.open(store, AT), Owner.open(store, OTHER)
-        refused = here.prepared([1])
+        refused = here.prepared([1], on_existing=REFUSE)
         Owner.open(store, AT)
         results = store.commit([refused, there.prepared([2])])
         assert results == [Stale(), Applied()]
@@ -442,7 +442,7 @@ class StoreContract:
         self, owner: Owner, reopened: Reopened, with_rows: None
     ) -> None:
         owner.commit([1], writes=((b"n", b"1"),))
-        zombie = owner.prepared([2], writes=((b"n", b"2"), (b"m", b"2")))
+        zombie = owner.prepared([2], writes=((b"n", b"2"), (b"m", b"2")), on_existing=REFUSE)
         heir = Owner.open(owner.store)
         assert owner.send(zombie) == Stale()
         assert heir.rows() == [(b"n", b"1")]

@@ -94,7 +94,7 @@ class History:
             assert model.owner.send(model.last) == Already()
 
     def _send_stale(self, model: _Model) -> None:
-        commit = model.owner.prepared([0], writes=((b"stale", b""),))
+        commit = model.owner.prepared([0], writes=((b"stale", b""),), on_existing=OnExisting.REFUSE)
         position = replace(commit.position, epoch=commit.position.epoch - 1)
         for stale in (
             replace(commit, position=position),

@@ -10,16 +10,21 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import effectonce as eo
+from effectonce.errors import StoreUnavailable
+from effectonce.ports import Store
 from effectonce.testing.chaos.journal import Kind
 from effectonce.testing.chaos.plan import Assignor, Mode
 from effectonce.testing.chaos.stores import STORES
 from effectonce.testing.chaos.target import Target
+
+ASK_SECONDS: Final = 0.1
 
 SCOPE = "chaos"
 HEADER = "event-id"
@@ -71,8 +76,19 @@ def confluent(job: Job, target: Target) -> None:
         scope=SCOPE,
         limits=eo.Limits(batch=job.batch),
     )
+    wait_for(once.store)
     with eo.OnceConsumer(client_config(job), [job.topic], once) as consumer:
         consumer.run(count if in_store else call)
+
+
+def wait_for(store: Store) -> None:
+    """As whoever starts it anew would: a server may be down, or loading."""
+    while True:
+        try:
+            store.prepare()
+            return
+        except StoreUnavailable:
+            time.sleep(ASK_SECONDS)
 
 
 DRIVERS: Mapping[str, Driver] = {"confluent": confluent}

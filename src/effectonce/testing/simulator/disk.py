@@ -2,6 +2,7 @@
 
     embedded   one LOCK a partition, held by a process until it releases it or dies; an event ID is
                caught in its own partition
+    keyed      no LOCK, an event ID is caught in its own partition
     shared     no LOCK, an event ID is caught in all partitions
 
 Each call ends in one of four ways: ok, failed, unknown but applied, unknown and not applied. What
@@ -31,10 +32,11 @@ from effectonce.model import (
     Partition,
     Position,
     Query,
+    Stale,
     Unknown,
 )
 from effectonce.ports import Durability, Reach, Traits
-from effectonce.stores.commits import generation_of, judge
+from effectonce.stores.commits import are_facts, generation_of, judge
 from effectonce.stores.overlay import KeyValueTransaction, Row
 
 Mark = tuple[int, int]
@@ -75,7 +77,7 @@ class Disk:
         return Opened(None if row.next == UNSET else row, epoch)
 
     def place(self, at: Partition, run: int, key: bytes) -> Place:
-        return (at if self.reach is Reach.EMBEDDED else None, run, key)
+        return (None if self.reach is Reach.SHARED else at, run, key)
 
     def known(self, at: Partition, keys: Keys, run: int) -> Known:
         found = [self.markers.get(self.place(at, run, key)) for key in split(keys)]
@@ -87,18 +89,19 @@ class Disk:
     def commit(self, commit: Commit) -> CommitResult:
         at, new, markers = commit.at, commit.position, commit.markers
         answer = judge(commit, self.positions.get(at))
+        kept = self.reach is not Reach.EMBEDDED and are_facts(commit)
+        if isinstance(answer, Stale) and at in self.positions and kept:
+            self._mark(commit)
         if answer is not None:
             return answer
         existing = 0
         if markers is not None and len(markers):
-            generation = generation_of(new)
             places = [self.place(at, new.run, key) for key in split(markers.keys)]
             there = [row for row, place in enumerate(places) if place in self.markers]
             existing = len(there)
             if existing and commit.on_existing is OnExisting.REFUSE:
                 return Conflict(tuple(there))
-            for place, fingerprint in zip(places, markers.fingerprints.tolist(), strict=True):
-                self.markers.setdefault(place, (fingerprint, generation))
+            self._mark(commit)
         risen = new.floor > self.positions[at].floor
         self.positions[at] = new
         rows = self.rows.setdefault(at, {})
@@ -111,9 +114,17 @@ class Disk:
             self._expire(at)
         return Applied(existing)
 
+    def _mark(self, commit: Commit) -> None:
+        assert commit.markers is not None
+        generation = generation_of(commit.position)
+        fingerprints = commit.markers.fingerprints.tolist()
+        for key, fingerprint in zip(split(commit.markers.keys), fingerprints, strict=True):
+            place = self.place(commit.at, commit.position.run, key)
+            self.markers.setdefault(place, (fingerprint, generation))
+
     def _expire(self, at: Partition) -> None:
         """Drop what everyone who shares the markers has passed."""
-        if self.reach is Reach.EMBEDDED:
+        if self.reach is not Reach.SHARED:
             floor = self.positions[at].floor
         else:
             floor = min(row.floor for row in self.positions.values())

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
+from effectonce.ports import Reach
 from effectonce.testing.simulator.process import Fate, HandlerRaised
 
 KINDS: Final = (
@@ -28,9 +29,13 @@ KINDS: Final = (
 )
 """Every fault that a run may have; the report names those that never fired."""
 
-SHARED_ONLY: Final = frozenset(("copy elsewhere", "suffix lost"))
-"""Kinds that an embedded store cannot meet: it promises nothing of other partitions, and goes back
-only where somebody puts an old copy in its place."""
+IMPOSSIBLE: Final = {
+    Reach.EMBEDDED: frozenset(("copy elsewhere", "suffix lost")),
+    Reach.KEYED: frozenset(("copy elsewhere",)),
+    Reach.SHARED: frozenset[str](),
+}
+"""Kinds that a store cannot meet: most promise nothing of other partitions, and an embedded one
+goes back only where somebody puts an old copy in its place."""
 
 FINE: Final = Fate()
 FAILS: Final = Fate(before=True)

@@ -23,6 +23,7 @@ from effectonce.errors import EffectOnceError, HandlerTimeout
 from effectonce.event import Event
 from effectonce.model import Already, Applied, Commit, CommitResult, Partition, Position, Stale
 from effectonce.ports import Reach
+from effectonce.stores.commits import are_facts
 from effectonce.testing.simulator.schedule import Schedule
 
 WINDOW_DAYS: Final = 7
@@ -97,7 +98,7 @@ class Judge:
         """Whether `process` could know of that effect: else two copies ran at the same time."""
         if effect.partition == partition:
             return True
-        if self.reach is Reach.EMBEDDED:
+        if self.reach is not Reach.SHARED:
             return False
         if effect.process == process:
             return True
@@ -146,19 +147,25 @@ class Judge:
         self, process: str, commit: Commit, before: Position | None, result: CommitResult
     ) -> None:
         new, at = commit.position, commit.at
-        if isinstance(result, Stale):
+        if isinstance(result, Stale) and self.reach is not Reach.EMBEDDED and are_facts(commit):
+            self._marked_by(commit)
+        elif isinstance(result, Stale):
             self._doubt(lambda e: e.process == process and e.partition == at.number)
         if not isinstance(result, Applied | Already) or before is None:
             return
         if isinstance(result, Applied) and before.epoch != new.epoch:
             self.broken("stale applied", f"{process}, epoch {new.epoch} of {before.epoch}")
         if commit.markers is not None and isinstance(result, Applied):
-            raw = commit.markers.keys.tobytes()
-            names = [self.keys.get(raw[i : i + 16], "") for i in range(0, len(raw), 16)]
-            self._mark(names, at.number)
+            self._marked_by(commit)
         serial = int.from_bytes(new.commit_id[8:], "big")
         if new.next < before.next and serial > 1:
             self.broken("moved back", f"{at} from {before.next} to {new.next}")
+
+    def _marked_by(self, commit: Commit) -> None:
+        assert commit.markers is not None
+        raw = commit.markers.keys.tobytes()
+        names = [self.keys.get(raw[i : i + 16], "") for i in range(0, len(raw), 16)]
+        self._mark(names, commit.at.number)
 
     def _mark(self, names: Sequence[str], number: int) -> None:
         for name in names:

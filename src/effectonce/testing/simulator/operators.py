@@ -44,7 +44,7 @@ class Operators:
             (self._fill, "store full", 0.5), (self._step_clock, "clock step", 0.7),
             (self._sleep_days, "days of downtime", 0.8), (self._leave, "member leaves", 0.7),
         ]  # fmt: skip
-        if world.disk.reach is Reach.SHARED:
+        if world.disk.reach is not Reach.EMBEDDED:
             acts.append((self._lose_suffix, "suffix lost", 0.6))
         ((act, kind, _),) = self._chance.choices(acts, [weight for *_, weight in acts])
         if not kind or world.faults.falls("world", kind, "world", self._acts, drawn=True):
