@@ -214,11 +214,9 @@ class Desk:
 
     def _moment(self, task: Task, resolved: int) -> Moment:
         # the last record's time stands for the batch: log time only has to rise (PROTOCOL 6)
-        wall_ms = self._clock.wall_ms()
-        if not resolved:
-            return Moment(UNSET, wall_ms)
-        last = resolved - 1
+        last = max(resolved - 1, 0)
         records = task.records
+        wall_ms = self._clock.wall_ms()
         return Moment(records.timestamp_ms(last), wall_ms, records.leader_epoch(last))
 
     def resend(self, owned: Owned) -> None:

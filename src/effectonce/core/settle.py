@@ -59,7 +59,11 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """When: the wall clock at a commit, and what the last record passed says of its own."""
+    """When: the wall clock at a commit, and what the last record passed says of its own.
+
+    Where none was passed it is the first one's: a partition whose very first commit only marks
+    behind a gap has no log time yet, and the wall clock may be a window ahead of it (simulated).
+    """
 
     record_ms: int
     wall_ms: int
@@ -137,8 +141,8 @@ def settle(
 
 
 def _log_time(position: Position, moment: Moment, moved: bool) -> int:
-    if not moved:
-        return position.log_time_ms if position.log_time_ms != UNSET else moment.wall_ms
+    if not moved and position.log_time_ms != UNSET:
+        return position.log_time_ms
     return advance_log_time(
         position.log_time_ms, moment.record_ms, moment.wall_ms, position.wall_ms
     )
