@@ -45,7 +45,7 @@ DRAINED_CHECK_SECONDS: Final = 1.0
 """A topic recreated under a running consumer raises nothing in librdkafka: it went on at offset 10
 of the new log and lost ten records (seen). Its id is compared this often."""
 VERIFY_SECONDS: Final = 10.0
-"""How long an idle partition goes unheard of by a shared store. One small write each."""
+"""How long an idle partition goes unheard of by a shared store. A call each; nothing is written."""
 REMIND_SECONDS: Final = 60.0
 NOT_KNOWN: Final = UNSET - 1
 """In place of an offset that Kafka was told: it refused it."""
@@ -196,6 +196,8 @@ class Assignment:
     def _begin_due(self, now: float) -> None:
         for owned in self._owned.values():
             if owned.anew and owned.stage is Stage.RUNNING and owned.unsent is None:
+                # what failed there may be another record by now
+                owned.attempt_offset = owned.alone_below = owned.singly_below = UNSET
                 owned.reopen()
         opening = [o for o in self._owned.values() if o.stage is Stage.OPENING and o.due <= now]
         if not opening:
@@ -270,7 +272,7 @@ class Assignment:
         if self._once.store.traits.reach is Reach.EMBEDDED:
             return
         for owned in self._owned.values():
-            settled = owned.counted and not owned.held and owned.unsent is None
+            settled = not owned.held and owned.unsent is None
             if _may_go_on(owned, now) and settled and now - owned.settled_at >= VERIFY_SECONDS:
                 self.desk.verify(owned)
 

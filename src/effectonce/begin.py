@@ -80,9 +80,7 @@ class Beginner:
             situation = self._ask(owned, opened, topic_id)
             decided = start(situation, self._once.start_policy)
             if isinstance(decided, Reopen):
-                owned.opened = self._once.store.open(owned.at, topic_id, above=decided.above)
-                owned.epoch = owned.opened.epoch
-                owned.due = 0.0
+                self._open_above(owned, topic_id, decided.above)
                 return
             if isinstance(decided, Refuse) and self._recreated(owned, topic_id):
                 owned.opened = None
@@ -128,8 +126,22 @@ class Beginner:
                 log.warning("%s: waiting for its store: %s", owned.at, locked)
             owned.due = now + LOCK_WAIT_SECONDS
         except StoreError as error:
+            owned.epoch = 0  # it may have been opened all the same: by us
             self._desk.store_failed(owned, error)
         return owned.opened
+
+    def _open_above(self, owned: Owned, topic_id: bytes, above: int) -> None:
+        """At once, and more and more slowly if that happens again.
+
+        Kafka then hears of another owner, who pays for each of our openings with a stale commit,
+        until we are told that we are none (simulated: seven deaf seconds).
+        """
+        wait = BROKER_WAIT_SECONDS * (2.0**owned.outbid - 1)
+        owned.outbid = min(owned.outbid + 1, 5)
+        owned.epoch = 0  # unanswered, it may have been opened all the same: by us
+        owned.opened = self._once.store.open(owned.at, topic_id, above=above)
+        owned.epoch = owned.opened.epoch
+        owned.due = self._clock.monotonic() + wait
 
     def _has_rival(self, owned: Owned, epoch: int) -> bool:
         """Whether others opened it between our own opens, again and again: then it is stopped."""
@@ -159,6 +171,7 @@ class Beginner:
             epoch=opened.epoch,
             store_id=self._store_id,
             topic_id=topic_id,
+            serial_base=owned.serial_base,
             committed=committed,
             log=self._client.log_ends(owned.key),
             shared=self._once.store.traits.reach is not Reach.EMBEDDED,
@@ -203,9 +216,11 @@ class Beginner:
         owned.log_end = owned.known_end = situation.log.end
         if pace(position) is Pace.ONE_BY_ONE:
             owned.alone_below = position.next + self._once.limits.batch
-        if position.in_flight and not self._once.in_store:
+        # row 8: effects that the store has forgotten happened
+        in_doubt = position.in_flight or owned.ran or decided.row == "8"
+        if in_doubt and not self._once.in_store:
             owned.maybe_repeated_below = situation.log.end
-        owned.stage, owned.error = Stage.RUNNING, None
+        owned.stage, owned.error, owned.outbid = Stage.RUNNING, None, 0
         self._desk.store_works(owned)
         if decided.loud:
             log.warning("%s", decided.loud)

@@ -54,7 +54,9 @@ SWEEPS: Final = sys.version_info < (3, 14) and getattr(sys, "_is_gil_enabled", l
 
 Left to itself the collector runs in the middle of a batch, takes its messages for old, and soon
 walks the whole heap for them: 125 ns a message, against 4 for this (batches of 1000, a heap of
-34,000 objects). Elsewhere `collect(1)` is another thing: a full collection, or one of its slices.
+34,000 objects). Done only if it ran by itself since: each `collect(1)` starts its count anew, and
+with small batches it would never come to look at the old ones (a cycle an event: 1 GB after 50,000,
+seen). In later Pythons `collect(1)` is another thing: a full collection, or a slice of one.
 """
 
 Run: TypeAlias = Callable[[Task, Handler, Check], BaseException | None]
@@ -266,7 +268,7 @@ class OnceConsumer:
         ours.see_to_what_is_due()
         ready = ours.ready()
         if ready is None:
-            if SWEEPS and gc.isenabled():
+            if SWEEPS and gc.isenabled() and gc.get_count()[1]:
                 gc.collect(1)
             ours.fetch(self._limit, FETCH_SECONDS)
             ready = ours.ready()

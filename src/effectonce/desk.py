@@ -23,7 +23,7 @@ from typing import Final
 
 from effectonce.core.outcome import encode_outcome
 from effectonce.core.plan import Columns, Decision, Pending, plan
-from effectonce.core.settle import Ended, Moment, commit_id, resolved_rows, settle
+from effectonce.core.settle import Ended, Moment, resolved_rows, settle
 from effectonce.core.stall import attempt, first_start, rest
 from effectonce.errors import (
     HandlerFailed,
@@ -148,7 +148,11 @@ class Desk:
                 counted = first_start(owned.at, commit.position, owned.next_serial())
                 commit = Commit(owned.at, commit.follows, counted.position)
         elif not owned.counted:
-            commit = first_start(owned.at, owned.row, owned.next_serial())
+            row = owned.row
+            if owned.counted_at == row.next:  # a note without an answer is no death
+                row = replace(row, stalled_opens=max(row.stalled_opens - 1, 0))
+            owned.counted_at = row.next
+            commit = first_start(owned.at, row, owned.next_serial())
         else:
             return True
         owned.counted = self._note(owned, commit)
@@ -360,20 +364,19 @@ class Desk:
         owned.reopen()
 
     def verify(self, owned: Owned) -> None:
-        """Write the position once more where nothing else is written.
+        """Send the row's own commit once more: Already where all is well, and nothing is written.
 
         A shared store that lost its last moments (a failover) would not be heard of otherwise,
         before the next record comes (simulated).
         """
-        position = replace(owned.row, commit_id=commit_id(owned.row.epoch, owned.next_serial()))
-        self._note(owned, Commit(owned.at, owned.row.commit_id, position))
+        self._note(owned, Commit(owned.at, owned.row.commit_id, owned.row))
 
     def rest(self, owned: Owned) -> None:
         """Note that nothing is in flight: the partition is given up in good order."""
         if not owned.counted or owned.unsent is not None or owned.released:
             return
-        if owned.attempt_offset >= owned.row.next:
-            return  # that record failed, and who knows how far it got
+        if max(owned.attempt_offset + 1, owned.maybe_repeated_below) > owned.row.next:
+            return  # what may have had its effect, here or at a former owner's, is still ahead
         commit = rest(owned.at, owned.row, owned.next_serial())
         if commit is not None:
             (result,) = self._store.commit([commit])

@@ -10,18 +10,24 @@ Records wait in `held` while something must come first: a backoff, a commit with
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum
 
 from effectonce.core.plan import Columns, Plan
-from effectonce.core.settle import FIRST_SERIAL
+from effectonce.core.settle import FIRST_SERIAL, SERIAL_BITS
 from effectonce.event import Work
 from effectonce.identity import Identified
 from effectonce.model import UNSET, Commit, Known, Opened, Partition, Position
 from effectonce.ports import Records, TopicPartition, Transaction
 
 __all__ = ["Health", "Owned", "PartitionHealth", "Stage", "Task", "Unsent"]
+
+
+def _serial_base() -> int:
+    """What the serials of an ownership period begin at: nobody else's are the same."""
+    return int.from_bytes(os.urandom(3)) << SERIAL_BITS
 
 
 class Stage(Enum):
@@ -68,6 +74,7 @@ class Owned:
     """Why it stopped, or what it waits for."""
     opened: Opened | None = None
     position: Position | None = None
+    serial_base: int = field(default_factory=_serial_base)
     serial: int = FIRST_SERIAL
     counted: bool = False
     """The first start of this ownership period is in the row (core/stall.py)."""
@@ -93,6 +100,12 @@ class Owned:
     """What Kafka was last told."""
     epoch: int = 0
     """The last one that we were given."""
+    outbid: int = 0
+    """How often in a row Kafka had seen an epoch as high as ours."""
+    counted_at: int = UNSET
+    """Where the position stood when a first start was last noted, answered or not."""
+    ran: bool = False
+    """Something was started here before the partition began anew."""
     rivals: deque[float] = field(default_factory=lambda: deque(maxlen=10))
     """When we found that someone else had opened it since."""
     settled_at: float = 0.0
@@ -115,11 +128,13 @@ class Owned:
 
     def next_serial(self) -> int:
         self.serial += 1
-        return self.serial - 1
+        return self.serial_base + self.serial - 1
 
     def reopen(self) -> None:
         """Begin anew: the next owner of this partition is, once more, this one."""
         self.stage = Stage.OPENING
+        self.ran = self.ran or self.counted
+        self.serial_base = _serial_base()
         self.opened = self.position = self.unsent = None
         self.held.clear()
         self.serial, self.counted, self.due, self.anew = FIRST_SERIAL, False, 0.0, False

@@ -296,7 +296,8 @@ def test_row_11_dedupe_goes_back_to_where_markers_are() -> None:
     new = begun(situation(stalled, foreign(20)), dedupe).position
     assert (new.next, new.run, new.horizon) == (20, 0, 20)
     assert (new.stalled_opens, new.attempt_offset, new.attempts) == (0, UNSET, 0)
-    assert (new.in_flight, new.leader_epoch) == (False, UNSET)
+    assert new.leader_epoch == UNSET
+    assert new.in_flight, "a killed owner's effects may lie ahead of it still"
 
 
 def test_row_11_dedupe_goes_forward_too() -> None:
@@ -402,7 +403,7 @@ def test_a_broker_without_topic_ids_contradicts_nothing_and_makes_nothing_forgot
 IDS = st.binary(min_size=16, max_size=16)
 
 
-@given(IDS, st.integers(0, 2**64 - 1), IDS)
+@given(IDS, st.integers(0, 2**62 - 1), IDS)
 def test_a_witness_is_read_as_it_was_written(store_id: bytes, epoch: int, topic_id: bytes) -> None:
     witness = Witness(store_id, epoch, topic_id)
     assert read_witness(str(witness)) == witness

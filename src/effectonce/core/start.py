@@ -40,6 +40,8 @@ from effectonce.model import NO_ID, UNSET, Committed, LogEnds, Partition, Positi
 from effectonce.policy import Gap, Moved, OnReset
 
 WITNESS_VERSION = "eo1"
+MOST_EPOCHS = 2**62
+"""A store has room for as many; whoever names a later one is a stranger."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,7 @@ def read_witness(metadata: str) -> Witness | None:
     except ValueError:
         return None
     # to the letter: int and fromhex read more than we write
-    return read if str(read) == metadata else None
+    return read if str(read) == metadata and read.epoch < MOST_EPOCHS else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,8 @@ class Situation:
     committed: Committed | None
     log: LogEnds
     shared: bool
+    serial_base: int = 0
+    """What the serials of this ownership period begin at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,7 +371,10 @@ def _adopted(s: Situation, policy: StartPolicy, row: Position) -> Position:
 
 
 def _at(row: Position, offset: int) -> Position:
-    """The row, moved by an operator: what was known of the record at its head is void."""
+    """The row, moved by an operator: what was known of the record at its head is void.
+
+    Not that something may have been in flight: a killed owner's effects can lie ahead of it still.
+    """
     return replace(
         row,
         next=offset,
@@ -375,7 +382,6 @@ def _at(row: Position, offset: int) -> Position:
         attempt_offset=UNSET,
         attempts=0,
         stalled_opens=0,
-        in_flight=False,
     )
 
 
@@ -385,14 +391,16 @@ def _same(s: Situation, name: str, row: Position, loud: str | None = None) -> Be
         return Begin(name, position, write=False, loud=loud)
     # a row that has run stays one that has run
     serial = 1 if serial_of(row.commit_id) else 0
-    return Begin(name, replace(position, commit_id=commit_id(s.epoch, serial)), True, loud)
+    written = commit_id(s.epoch, s.serial_base + serial)
+    return Begin(name, replace(position, commit_id=written), True, loud)
 
 
 def _written(name: str, s: Situation, position: Position, loud: str | None = None) -> Begin:
     """Should we die before Kafka has it, the pinned start says what this row answered."""
     foreign = s.committed and not read_witness(s.committed.metadata)
     pinned = s.committed.offset if s.committed and foreign else position.next
-    new = replace(position, epoch=s.epoch, commit_id=commit_id(s.epoch, 0), pinned_start=pinned)
+    written = commit_id(s.epoch, s.serial_base)
+    new = replace(position, epoch=s.epoch, commit_id=written, pinned_start=pinned)
     return Begin(name, new, write=True, loud=loud)
 
 

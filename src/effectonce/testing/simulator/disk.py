@@ -182,6 +182,9 @@ class SimStore:
         results: list[CommitResult] = []
         for commit in commits:
             fate = self._process.enter("store.commit")
+            said = self._process.world.judge.answered
+            unanswered = fate.before or fate.after
+            said(commit.at, self._process.name, self._process.steps, answered=not unanswered)
             if fate.before:
                 results.append(Unknown(StoreUnavailable("simulated, not applied")))
                 continue
@@ -209,7 +212,9 @@ class SimStore:
 
     def release(self, at: Partition) -> None:
         self._process.enter("store.release")
-        self._process.world.judge.released(at, self._process.name)
+        busy = self._process.running == (at.topic, at.number)
+        said = self._process.world.judge.released
+        said(at, self._process.name, self._process.steps, busy=busy)
         if self._disk.locks.get(at) == self._process.name:
             del self._disk.locks[at]
 

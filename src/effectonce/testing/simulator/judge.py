@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from effectonce.core.settle import serial_of
 from effectonce.errors import EffectOnceError, HandlerTimeout
 from effectonce.event import Event
 from effectonce.model import Already, Applied, Commit, CommitResult, Partition, Position, Stale
@@ -47,6 +48,12 @@ class Effect:
     partition: int
     marked_at: float | None = None
     doubt: bool = False
+    offset: int = -1
+    known: bool = False
+    """Its maker was killed, or its handler raised, while the partition was its own: whoever runs it
+    again can know, and `maybe_repeated` says so."""
+    given_up: bool = False
+    """Its maker has given the partition up since, in good order: that may not leave a doubt."""
 
 
 @dataclass(slots=True)
@@ -67,6 +74,10 @@ class Judge:
     """How far the log time of any partition was when each was opened for the first time."""
     aged: set[str] = field(default_factory=set)
     """Delivered once more when their window was over: a position went back, and they may repeat."""
+    ran: dict[str, set[tuple[int, int]]] = field(default_factory=lambda: defaultdict(set))
+    """The records (partition and offset) in which each event was handed to a handler."""
+    unanswered: dict[tuple[str, int], int] = field(default_factory=dict)
+    """At which of its steps each process last sent a commit that was not answered, by partition."""
     looked: dict[str, float] = field(default_factory=dict)
     """When each process last asked the store what it knows."""
     errors: list[str] = field(default_factory=list)
@@ -74,14 +85,18 @@ class Judge:
     def broken(self, invariant: str, why: str) -> None:
         self.violations.append(Violation(invariant, why))
 
-    def runs(self, name: str, partition: int, log_time_ms: int) -> None:
+    def runs(self, name: str, partition: int, offset: int, log_time_ms: int) -> None:
         """A handler is called with that event, and this is its partition's log time.
 
         A partition that no one had opened holds up no other's window: the others' counts for it.
+        The very record that ran before is never excused: where its marker is gone, below the
+        horizon, a reset is refused.
         """
         log_time_ms = max(log_time_ms, self.first_opened_ms.get(partition, 0))
-        if log_time_ms - self.made_ms[name] > WINDOW_MS:
+        ran = self.ran[name]
+        if log_time_ms - self.made_ms[name] > WINDOW_MS and (partition, offset) not in ran:
             self.aged.add(name)
+        ran.add((partition, offset))
 
     def effect(self, name: str, process: str, event: Event) -> None:
         before = self.effects[name]
@@ -92,7 +107,10 @@ class Judge:
                 what = "was not marked" if effect.marked_at is None else "was marked"
                 why = f"{name} by {process}; the first, by {effect.process}, {what}"
                 self.broken("undoubted repeat", why)
-        before.append(Effect(process, event.partition, doubt=not owns))
+            same = (effect.partition, effect.offset) == (event.partition, event.offset)
+            if effect.known and same and not event.maybe_repeated:
+                self.broken("not told", f"{name} by {process}; the first, by {effect.process}")
+        before.append(Effect(process, event.partition, doubt=not owns, offset=event.offset))
 
     def _excludes(self, effect: Effect, process: str, partition: int) -> bool:
         """Whether `process` could know of that effect: else two copies ran at the same time."""
@@ -112,9 +130,14 @@ class Judge:
         """The handler of that event raised: if it had its effect, that is in doubt."""
         for effect in self.effects.get(name, ()):
             if effect.process == process and effect.marked_at is None:
+                effect.known = effect.known or not effect.doubt
                 effect.doubt = True
 
     def killed(self, process: str) -> None:
+        for effects in self.effects.values():
+            for e in effects:
+                mine = e.process == process and self.owners.get(e.partition) == process
+                e.known = e.known or (mine and e.marked_at is None and not e.doubt)
         self._doubt(lambda effect: effect.process == process)
 
     def opened(self, at: Partition, process: str, epoch: int, log_time_ms: int) -> None:
@@ -124,18 +147,34 @@ class Judge:
             self.broken("epoch handed out twice", f"{epoch} of {at} to {process}")
         self.epochs[at.number] = epoch
         self.owners[at.number] = process
-        self._doubt(lambda effect: effect.partition == at.number)
+        # whoever opens it once more himself has been told why (stale), and that is counted there
+        self._doubt(lambda e: e.partition == at.number and e.process != process and not e.given_up)
 
-    def released(self, at: Partition, process: str) -> None:
-        """What it could not commit before it had to give the partition up is in doubt."""
-        self._doubt(lambda e: e.process == process and e.partition == at.number)
+    def answered(self, at: Partition, process: str, step: int, *, answered: bool) -> None:
+        """A commit was, or was not, answered."""
+        if answered:
+            self.unanswered.pop((process, at.number), None)
+        else:
+            self.unanswered[process, at.number] = step
+
+    def released(self, at: Partition, process: str, step: int, *, busy: bool) -> None:
+        """What it tried to commit in vain, as it gave the partition up, is in doubt.
+
+        What it did not even try at that moment is not.
+        """
+        if self.unanswered.get((process, at.number)) == step - 1:
+            self._doubt(lambda e: e.process == process and e.partition == at.number)
+        for effects in self.effects.values() if not busy else ():  # a late one says so itself
+            for effect in effects:
+                if effect.process == process and effect.partition == at.number:
+                    effect.given_up = True
 
     def store_lost(self) -> None:
         """It went back: its markers and its count of epochs with it."""
         self.epochs.clear()
         for effects in self.effects.values():
             for effect in effects:
-                effect.doubt, effect.marked_at = True, None
+                effect.doubt, effect.marked_at, effect.known = True, None, False
 
     def _doubt(self, which: Callable[[Effect], bool]) -> None:
         for effects in self.effects.values():
@@ -147,6 +186,10 @@ class Judge:
         self, process: str, commit: Commit, before: Position | None, result: CommitResult
     ) -> None:
         new, at = commit.position, commit.at
+        if before is not None and before.topic_id != new.topic_id:
+            # what ran before that was noticed ran under the old topic's window
+            for ran in self.ran.values():
+                ran.difference_update([place for place in ran if place[0] == at.number])
         if isinstance(result, Stale) and self.reach is not Reach.EMBEDDED and are_facts(commit):
             self._marked_by(commit)
         elif isinstance(result, Stale):
@@ -157,7 +200,7 @@ class Judge:
             self.broken("stale applied", f"{process}, epoch {new.epoch} of {before.epoch}")
         if commit.markers is not None and isinstance(result, Applied):
             self._marked_by(commit)
-        serial = int.from_bytes(new.commit_id[8:], "big")
+        serial = serial_of(new.commit_id)
         if new.next < before.next and serial > 1:
             self.broken("moved back", f"{at} from {before.next} to {new.next}")
 

@@ -66,6 +66,8 @@ class Process:
         self.chance = Random(f"{world.name} {name}")
         self.dead = self.ended = False
         self.frozen_until = 0.0
+        self.steps = 0
+        """Calls of its ports so far."""
         self.skew_ms = 0
         self.running: tuple[str, int] | None = None
         self.client = SimClient(self)
@@ -125,6 +127,7 @@ class Process:
     def enter(self, step: str, seconds: float | None = None) -> Fate:
         """Before a call: time passes, faults happen."""
         self._check()
+        self.steps += 1
         world = self.world
         world.schedule.wait(0.001 * self.chance.random() if seconds is None else seconds)
         self._thaw()
@@ -199,7 +202,7 @@ class Process:
     def _before(self, event: Event) -> None:
         name = (event.value or b"").decode()
         log_time_ms = self.world.log_time_ms((event.topic, event.partition))
-        self.world.judge.runs(name, event.partition, log_time_ms)
+        self.world.judge.runs(name, event.partition, event.offset, log_time_ms)
         self.running = (event.topic, event.partition)
         seconds = self.world.faults.handler_seconds(self)
         self.keeper.expect(seconds)
