@@ -91,6 +91,7 @@ class Report:
     seconds: float
     problems: tuple[str, ...]
     kept: Path | None = None
+    store_kills: int = 0
 
     @property
     def ok(self) -> bool:
@@ -120,6 +121,7 @@ class Report:
             "leaves": verdict.leaves,
             "worker_failures": verdict.worker_failures,
             "rebalances": verdict.rebalances,
+            "store_kills": self.store_kills,
             "events_per_second": round(spec.delivered / self.seconds, 1),
             "seconds": round(self.seconds, 1),
         }
@@ -161,7 +163,7 @@ def _served(spec: Spec, broker: Broker, watch: Callable[[Snapshot], None], home:
         in_store = STORES[spec.store].read(str(home), partitions)
     verdict = judge(spec.mode, spec.batch, events, journal, in_store)
     problems = [*stopped, *verdict.broken(spec.mode), *verdict.not_shown(spec)]
-    return Report(spec, verdict, seconds, tuple(problems))
+    return Report(spec, verdict, seconds, tuple(problems), store_kills=STORES[spec.store].kills)
 
 
 class _Stage:

@@ -24,6 +24,11 @@ _ROW = struct.Struct("<II")
 class ChaosStore(Protocol):
     """One value of `STORES`: a new store joins the crash run by providing these."""
 
+    @property
+    def kills(self) -> int:
+        """How often the store itself has been killed in this run."""
+        ...
+
     def serve(self, home: Path) -> AbstractContextManager[object]:
         """Whatever must run while the run lasts."""
         ...
@@ -40,6 +45,8 @@ class ChaosStore(Protocol):
 
 class _Counts:
     """Counts in rows of the partition's own."""
+
+    kills = 0
 
     def url(self, home: str) -> str:
         raise NotImplementedError
@@ -79,29 +86,40 @@ class Redis(_Counts):
 
     def __init__(self, kill_seconds: float = 0.0) -> None:
         self._kill_seconds = kill_seconds
+        self._over = threading.Event()
+        self._striker: threading.Thread | None = None
 
     @contextmanager
     def serve(self, home: Path) -> Iterator[None]:
         from effectonce.testing.servers import ValkeyServer
 
-        over = threading.Event()
-
         def strike() -> None:
-            while not over.wait(self._kill_seconds):
+            while not self._over.wait(self._kill_seconds):
                 server.kill()
+                self.kills += 1
                 server.restart()
 
-        striker = threading.Thread(target=strike)
+        self.kills = 0
+        self._over.clear()
         with ValkeyServer.start(home / "valkey") as server:
             (home / "url").write_text(server.url)
             if self._kill_seconds:
-                striker.start()
+                self._striker = threading.Thread(target=strike)
+                self._striker.start()
             try:
                 yield
             finally:
-                over.set()
-                if self._kill_seconds:
-                    striker.join()
+                self._leave_alone()
+
+    def _leave_alone(self) -> None:
+        self._over.set()
+        if self._striker is not None:
+            self._striker.join()
+            self._striker = None
+
+    def read(self, home: str, partitions: Iterable[Partition]) -> dict[bytes, Counted]:
+        self._leave_alone()
+        return super().read(home, partitions)
 
     def url(self, home: str) -> str:
         return f"{(Path(home) / 'url').read_text()}?durability=host"
