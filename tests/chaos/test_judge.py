@@ -124,6 +124,18 @@ def test_one_kill_excuses_no_more_than_one_batch() -> None:
     assert journal.outside(*events, batch=4).unexplained_repeats == 0
 
 
+def test_a_repeat_is_explained_by_a_store_that_was_killed_meanwhile_and_by_no_other() -> None:
+    journal = Journal().effect(1, A, 0).wait(50).effect(1, A, 0)
+    first, repeat = (record.time_ns for record in journal.records)
+
+    def unexplained(*killed_ns: int) -> int:
+        verdict = judge(Mode.OUTSIDE_REPEAT, 10, [A], journal.records, None, killed_ns)
+        return verdict.unexplained_repeats
+
+    assert unexplained(first + 1) == 0
+    assert unexplained() == unexplained(repeat + 1) == unexplained(first - 300 * MS) == 1
+
+
 def test_a_repeat_during_a_freeze_is_explained_and_one_after_its_own_commit_is_not() -> None:
     frozen = Journal().effect(1, A, 0).add(Kind.FROZEN, 1).effect(2, A, 0).add(Kind.THAWED, 1)
     assert frozen.outside(A).unexplained_repeats == 0

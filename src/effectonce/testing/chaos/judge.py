@@ -6,7 +6,9 @@ store, where it is read back after everybody has gone.
     lost                  a produced event without an effect
     repeated              an effect beyond its event's first
     explained             (outside) the process that ran it before was then killed or frozen, had
-                          committed nothing beyond it, and left no more than one batch of these
+                          committed nothing beyond it, and left no more than one batch of these;
+                          or the store was killed as the process ran it, which could then not mark
+                          it before it had to give the partition up
     kill near an effect   the killed process made one within 200 ms before
     kill between effect and commit
                           an effect that it never committed, and that another had to make
@@ -102,6 +104,7 @@ def judge(
     produced: Iterable[bytes],
     journal: Sequence[Record],
     in_store: Mapping[bytes, Counted] | None,
+    store_killed_ns: Sequence[int] = (),
 ) -> Verdict:
     """`produced` are the distinct events; `in_store` is what the stores held in the end."""
     history = _History(journal)
@@ -114,7 +117,8 @@ def judge(
         committed_by = {event: runs[-1].worker for event, runs in history.runs.items()}
     distinct = set(produced)
     repeated = times.total() - len(times)
-    explained = history.explained_repeats(batch) if mode is Mode.OUTSIDE_REPEAT else 0
+    outside = mode is Mode.OUTSIDE_REPEAT
+    explained = history.explained_repeats(batch, store_killed_ns) if outside else 0
     return Verdict(
         lost=sum(1 for event in distinct if not times[event]),
         repeated=repeated,
@@ -171,11 +175,13 @@ class _History:
             for effect in self._made[worker]
         )
 
-    def explained_repeats(self, batch: int) -> int:
+    def explained_repeats(self, batch: int, store_killed_ns: Sequence[int]) -> int:
         in_doubt: Counter[tuple[int, float]] = Counter()
         for runs in self.runs.values():
             for first, repeat in pairwise(runs):
                 struck = self._struck_after(first)
+                outages = [at for at in store_killed_ns if at >= first.time_ns - NEAR_NS]
+                struck = min(struck, *outages) if outages else struck
                 if struck < repeat.time_ns and not self._committed(first, repeat.time_ns):
                     in_doubt[first.worker, struck] += 1
         return sum(min(count, batch) for count in in_doubt.values())

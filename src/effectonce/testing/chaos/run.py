@@ -161,9 +161,10 @@ def _served(spec: Spec, broker: Broker, watch: Callable[[Snapshot], None], home:
     if spec.mode is Mode.IN_STORE:
         partitions = [Partition(SCOPE, GROUP, topic, number) for number in range(spec.partitions)]
         in_store = STORES[spec.store].read(str(home), partitions)
-    verdict = judge(spec.mode, spec.batch, events, journal, in_store)
+    killed_ns = STORES[spec.store].killed_ns
+    verdict = judge(spec.mode, spec.batch, events, journal, in_store, killed_ns)
     problems = [*stopped, *verdict.broken(spec.mode), *verdict.not_shown(spec)]
-    return Report(spec, verdict, seconds, tuple(problems), store_kills=STORES[spec.store].kills)
+    return Report(spec, verdict, seconds, tuple(problems), store_kills=len(killed_ns))
 
 
 class _Stage:

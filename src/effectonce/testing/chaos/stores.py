@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Protocol
@@ -25,8 +26,8 @@ class ChaosStore(Protocol):
     """One value of `STORES`: a new store joins the crash run by providing these."""
 
     @property
-    def kills(self) -> int:
-        """How often the store itself has been killed in this run."""
+    def killed_ns(self) -> Sequence[int]:
+        """When the store itself was killed in this run, on the journal's clock."""
         ...
 
     def serve(self, home: Path) -> AbstractContextManager[object]:
@@ -46,7 +47,7 @@ class ChaosStore(Protocol):
 class _Counts:
     """Counts in rows of the partition's own."""
 
-    kills = 0
+    killed_ns: Sequence[int] = ()
 
     def url(self, home: str) -> str:
         raise NotImplementedError
@@ -96,10 +97,11 @@ class Redis(_Counts):
         def strike() -> None:
             while not self._over.wait(self._kill_seconds):
                 server.kill()
-                self.kills += 1
+                killed.append(time.monotonic_ns())
                 server.restart()
 
-        self.kills = 0
+        killed: list[int] = []
+        self.killed_ns = killed
         self._over.clear()
         with ValkeyServer.start(home / "valkey") as server:
             (home / "url").write_text(server.url)
