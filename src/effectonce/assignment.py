@@ -89,7 +89,7 @@ class Assignment:
         """The group has said what is ours. Between a revoke of everything and the assignment after
         it, which comes even if it is empty (seen in all protocols), there is nothing to judge."""
         self._passed_on: dict[TopicPartition, int] = {}
-        """Partitions that went before their end, and that end where it is known."""
+        """Partitions of a job that are not ours, and their ends where they are known."""
         self._told = self._reminded = self._topics_checked = self._polled = self._asked = 0.0
         self._drained = self._flowed = False
 
@@ -162,8 +162,20 @@ class Assignment:
         # control records at the end are never delivered, but the client passes them
         return self._client.position(owned.key) >= owned.log_end
 
+    def wait_for_all(self) -> None:
+        """A job begins: it ends when every partition is past the end that it has now.
+
+        Whoever holds it. A member that was killed holds its partitions until its session is over,
+        and a job that looked at its own alone ended in good order with theirs undone (seen).
+        """
+        for topic in self._topics:
+            for number in self._client.partitions_of(topic):
+                ends = self._client.log_ends((topic, number))
+                if (topic, number) not in self._owned and ends.end > ends.start:
+                    self._passed_on.setdefault((topic, number), ends.end)
+
     def others_are_at_end(self) -> bool:
-        """Whether the partitions that moved on have been brought to their ends by others.
+        """Whether the partitions that others hold have been brought to their ends by them.
 
         Kafka is asked, once a second: a partition on its way may be nobody's, and whoever waits for
         it gets it back if the others leave.
@@ -285,6 +297,9 @@ class Assignment:
                 log.error("still stopped: %s", owned.error)
         for gone in self.gone.values():
             log.error("still gone: %s", gone)
+        if self.assigned and self._passed_on and self._asked:
+            held = ", ".join(f"{topic}[{number}]" for topic, number in sorted(self._passed_on))
+            log.warning("waiting for others of the group to finish %s", held)
 
     # -- Charge: while a handler has the thread --------------------------------------------------
 

@@ -43,7 +43,8 @@ class Until(Enum):
 
 
 END: Final = Until.END
-"""`run(handler, until=END)`: return once every partition is past the end it had when assigned."""
+"""`run(handler, until=END)`: return once every partition of the topics is past the end that it had
+when the run began, whoever of the group consumes it."""
 
 FETCH_SECONDS: Final = 0.1
 """A poll without records: also how late a signal is noticed."""
@@ -118,7 +119,7 @@ class OnceConsumer:
         """Call the handler for every event that has not taken effect yet.
 
         It is called with `(event)`, or `(event, tx)` for in-store effects. Returns on SIGTERM or
-        `stop()`, and with `until=effectonce.END` at the end that each partition had when assigned.
+        `stop()`, and with `until=effectonce.END` once every partition is past the end that it had.
         What the handler returns is kept as the event's outcome. Raises the first partition's
         error once every assigned partition has stopped (and, with END, if any has).
         """
@@ -218,6 +219,8 @@ class OnceConsumer:
         if until not in list(Until):
             raise ConfigError([f"until={until!r}: effectonce.END, or left out"])
         self._start()
+        if until is Until.END:
+            self._assignment.wait_for_all()
         with _on_sigterm(self.stop):
             while not self._done(until):
                 self._take_turn(run, handler)

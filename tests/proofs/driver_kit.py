@@ -40,6 +40,7 @@ class Orders:
     at: str = ""
     """The event at which the handler acts."""
     limits: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Process:
@@ -123,7 +124,7 @@ def _main(orders: Orders) -> None:
     hooks.set_hooks([on_event])
     flow = Flow(orders.bootstrap, orders.topic, Path(orders.state), Watch())
     flow.group = orders.group
-    with flow.consumer(limits=eo.Limits(**orders.limits)) as consumer:
+    with flow.consumer(limits=eo.Limits(**orders.limits), config=orders.config) as consumer:
         consumer.run(handler)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from confluent_kafka import Producer
 
 import effectonce as eo
 from tests.bad_input.kit import PATIENCE_SECONDS, count, id_header, once_each
+from tests.proofs.driver_kit import process
 from tests.proofs.kit import PROTOCOLS, RealFlow
 
 
@@ -37,6 +39,20 @@ def test_members_of_a_job_do_not_all_leave_while_a_partition_is_on_its_way_betwe
         second = pool.submit(job)
         first.result(PATIENCE_SECONDS)
         second.result(PATIENCE_SECONDS)
+    assert flow.effects() == once_each(ids)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_job_waits_for_partitions_that_a_killed_member_still_holds_or_they_stay_undone(
+    flows: Callable[[int], RealFlow], protocol: str
+) -> None:
+    """Under KIP-848 the others are given theirs at once, and the dead one keeps its own."""
+    flow = flows(2)
+    ids = flow.send(6, 0) + flow.send(6, 1)
+    config = dict(PROTOCOLS[protocol])
+    with process(flow, at=ids[0], act="kill", config=config) as member:
+        assert member.exit_code() == -signal.SIGKILL
+    flow.job(config=config)
     assert flow.effects() == once_each(ids)
 
 

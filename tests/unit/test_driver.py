@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import pytest
 import effectonce as eo
 from effectonce.errors import BrokerError, StoreUnavailable
 from effectonce.handlers import run_events
-from effectonce.model import Commit, CommitResult, LogEnds, Stale
+from effectonce.model import Commit, CommitResult, Committed, LogEnds, Stale
 from effectonce.ports import CommitMode, KafkaOffset, Records, Store, TopicPartition
 from effectonce.stores.memory import MemoryStore
 from effectonce.stores.rocksdb import RocksDBStore
@@ -248,6 +248,37 @@ def test_an_event_that_failed_here_is_told_that_it_may_have_run_or_it_is_charged
     with consumer_of(LogClient(log), MemoryStore(), retry=retry, **outside) as consumer:
         consumer.run(fails_once, until=eo.END)
     assert said == [(IDS[0], False), (IDS[1], False), (IDS[1], True), (IDS[2], False)]
+
+
+# -- a job's end -----------------------------------------------------------------------------------
+
+
+class OneOfTwoPartitions(LogClient):
+    """A killed member holds the other one, and its session is not over yet."""
+
+    asked = 0
+
+    def partitions_of(self, topic: str) -> Sequence[int]:
+        return [0, 1]
+
+    def committed(
+        self, partitions: Sequence[TopicPartition]
+    ) -> Mapping[TopicPartition, Committed | None]:
+        if HOME in partitions:
+            return super().committed(partitions)
+        self.asked += 1
+        return dict.fromkeys(partitions, Committed(5) if self.asked == 3 else Committed(1))
+
+
+def test_a_job_does_not_end_while_a_partition_that_another_holds_is_undone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("effectonce.assignment.TELL_SECONDS", 0.0)
+    client, store = OneOfTwoPartitions(Log()), MemoryStore()
+    with consumer_of(client, store) as consumer:
+        consumer.run(count, until=eo.END)
+    assert client.asked == 3
+    assert effects_in(store) == IDS
 
 
 # -- in good order ---------------------------------------------------------------------------------
