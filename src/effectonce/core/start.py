@@ -264,7 +264,9 @@ def _recreated(s: Situation, policy: StartPolicy, row: Position) -> Begin:
         _at(_adopted(s, policy, row), begin),
         horizon=begin,
         marked_until=UNSET,
-        generations=tuple(replace(g, offset=begin, until=begin) for g in row.generations),
+        # below the log: as if all were passed just now, so that each is kept for a window from here
+        # (what ran unnoticed in the new log, behind a gap, is marked in an old one: simulated)
+        generations=tuple(replace(g, offset=begin - 1, until=begin) for g in row.generations),
     )
     loud = f"{s.at}: the topic was deleted and created again; beginning at {begin}, markers kept"
     return _written("4", s, position, loud)
