@@ -45,14 +45,10 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def fails(answer: dict[str, Any]) -> int:
-    return 1 if answer["violations"] or answer["mutants_survived"] else 0
-
-
 def test_a_sweep_writes_its_figures_and_prints_the_seed_that_it_drew(tmp_path: Path) -> None:
     ran = run(tmp_path, "--seeds", "12", *FEW)
     answer = figures(tmp_path)
-    assert ran.returncode == fails(answer), ran.stderr
+    assert ran.returncode == 0, ran.stdout + ran.stderr
     assert f"seed {answer['seed']}" in ran.stdout.splitlines()[0]
     assert all(isinstance(answer[name], int | float) for name in FLAT)
     assert all(isinstance(answer[name], list | dict) for name in LISTS)
@@ -84,7 +80,7 @@ def test_a_soak_that_is_stopped_writes_its_figures(tmp_path: Path, number: signa
             soak.send_signal(number)
         said, errors = soak.communicate(timeout=60)
     answer = figures(tmp_path)
-    assert soak.returncode == fails(answer), errors
+    assert soak.returncode == 0, said + errors
     assert not errors
     assert "Figures: " in said
     assert answer["seed"] == 7
@@ -129,12 +125,22 @@ def test_a_mutant_that_survives_fails_the_sweep(
     assert len(answer["mutants_not_tried"]) == len(MUTANTS) - 2
 
 
+def test_few_seeds_are_no_reason_for_a_mutant_to_survive(tmp_path: Path) -> None:
+    # from this first seed it takes 82 to catch it
+    ran = run(tmp_path, "--seeds", "1", "--seed", "181718", *FEW)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    answer = figures(tmp_path)
+    assert (answer["seeds"], answer["mutants_survived"]) == (1, 0)
+    slow = answer["mutants_by_seed"]["forget pending keys"]
+    assert slow > 181718 + 1, "one seed is enough to catch it by now: find another first seed"
+
+
 def test_two_halves_of_a_sweep_sum_up_to_the_whole() -> None:
     whole, halves = run_seeds(range(4), Where()), Tally()
     for half in (range(2), range(2, 4)):
         halves.merge(run_seeds(half, Where()))
     assert halves == whole
-    assert whole.runs == 16
+    assert whole.runs == 4 * len(Mode) * len(Reach)
 
 
 def test_pairs_that_were_never_reached_are_reported_and_no_others() -> None:

@@ -98,7 +98,11 @@ def simulate(
         str | None, typer.Option(help="Replay: with this breakage of the protocol.")
     ] = None,
 ) -> None:
-    """Simulate a whole cluster under faults; writes out/simulate.json. Exits 1 on a violation.
+    """Simulate a whole cluster under faults; writes out/simulate.json.
+
+    Exits 1 on a violation or where a mutant survived. Mutants, breakages of the protocol that must
+    be caught, have a bound of their own: each is tried from the first seed on, whatever --seeds
+    says, until one catches it.
 
     With --seed and without --seeds, replays that seed step by step instead, and where an invariant
     breaks, the shortest schedule found that still breaks it.
