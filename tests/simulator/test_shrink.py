@@ -3,6 +3,7 @@
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -110,3 +111,12 @@ def test_options_that_replay_nothing_are_refused_in_words(
     ran = effectonce("simulate", "--seed", "0", *options)
     assert ran.returncode == 2
     assert said in ran.stderr
+
+
+def test_the_page_shows_what_its_command_prints() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "simulation.md").read_text(encoding="utf-8")
+    (command,) = (line[1:-1] for line in page.splitlines() if line.startswith("`effectonce sim")
+                  and "--mutant" in line)  # fmt: skip
+    printed = effectonce(*shlex.split(command)[1:]).stdout
+    shortest = printed[printed.index("The shortest schedule") :].strip()
+    assert shortest in page, f"docs/simulation.md is to show:\n{shortest}"
