@@ -65,7 +65,9 @@ def takes_effect_once() -> TakesEffectOnce:
         try:
             return report.check(may_repeat=may_repeat)
         except AssertionError as error:
-            pytest.fail(str(error), pytrace=False)
+            wrong = str(error)
+        # out here, since pytest prints what an exception was raised from as well: the text, twice
+        pytest.fail(wrong, pytrace=False)
 
     return check
 
