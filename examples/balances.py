@@ -16,7 +16,6 @@ import effectonce as eo
 
 def apply(event: eo.Event, tx: eo.KeyValueTx) -> dict[str, int]:
     entry = event.json()
-    assert isinstance(entry, dict)
     account = f"balance/{entry['account']}".encode()
     balance = int(tx.get(account) or b"0") + entry["cents"]
     tx.put(account, b"%d" % balance)

@@ -40,7 +40,6 @@ def main(state: str) -> None:
 
     def charge(event: eo.Event) -> dict[str, str]:
         payment = event.json()
-        assert isinstance(payment, dict)
         receipt = bank.charge(payment["cents"], idempotency_key=event.key_for("bank"))
         return {"receipt": receipt}  # kept as the outcome: `effectonce inspect` shows it
 

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import blake2b
 from types import TracebackType
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -243,8 +243,8 @@ class Event:
         """
         return self.offset < self._work.maybe_repeated_below
 
-    def json(self) -> object:
-        """The value as JSON. Raises ValueError where it is none."""
+    def json(self) -> Any:
+        """The value as JSON, typed as `json.loads` is. Raises ValueError where it is none."""
         if self.value is None:
             raise ValueError(f"{self}: a null value is no JSON")
         try:
