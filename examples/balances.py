@@ -32,7 +32,7 @@ def main(state: str) -> None:
     )
     config = {
         "bootstrap.servers": os.environ["KAFKA_BOOTSTRAP"],
-        "group.id": "balances",
+        "group.id": "balances-example",
         "session.timeout.ms": 6_000,  # how soon the partitions of a killed member move on
     }
     with eo.OnceConsumer(config, ["entries"], once) as consumer:
