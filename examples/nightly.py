@@ -5,6 +5,8 @@ to `size` events at a time; if it raises, they are handed over again one by one,
 does not hold up the rest.
 
     KAFKA_BOOTSTRAP=localhost:9092 python examples/nightly.py STATE_DIRECTORY
+
+`eo.field` needs the extra `jmespath`.
 """
 
 import os
