@@ -84,6 +84,8 @@ def test_naming_a_store_creates_nothing(tmp_path: Path) -> None:
             "'redis-cluster' is unknown; there are memory:, redis:, re",
         ),
         ("/var/lib/app", "no scheme; there are memory:, redis:, rediss:, rocksdb:, unix:"),
+        ("/tmp/my state", "unix:. For that folder: rocksdb:///tmp/my%20state"),
+        ("//user:hunter2@host/0", "no scheme"),
         ("", "no scheme"),
         ("rocksdb:", "needs a folder"),
         ("rocksdb:///", "needs a folder"),

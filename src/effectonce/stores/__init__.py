@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Final, TypeAlias
-from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from effectonce.errors import ConfigError
 from effectonce.ports import Store, Traits
@@ -50,10 +50,17 @@ def open_store(store: str | Store) -> Store:
     if opener is None:
         known = ", ".join(f"{scheme}:" for scheme in _SCHEMES)
         found = f"the scheme {url.scheme!r} is unknown" if url.scheme else "it has no scheme"
-        raise ConfigError([f"store: {found}; there are {known}"])
+        raise ConfigError([f"store: {found}; there are {known}{_offer(url)}"])
     if url.fragment:
         raise ConfigError(["store: a # in a URL begins a fragment; in a path it is written %23"])
     return opener(url, _options(url))
+
+
+def _offer(url: SplitResult) -> str:
+    """For a bare path of a folder, which holds no password, the URL that was meant."""
+    if url.scheme or url.netloc or not url.path.startswith("/"):
+        return ""
+    return f". For that folder: rocksdb://{quote(url.path, errors='replace')}"
 
 
 def _rocksdb(url: SplitResult, options: Options) -> Store:
