@@ -144,7 +144,15 @@ class Once:
                 "marker, and always with the same event.key_for(name)."
             )
             remains = "A repeat per doubt; one ID in two partitions at once."
-        assumes = [f"the window: {self.window.length}, in log time"]
+        if traits.durability is Durability.NONE:
+            held = "Effects and markers" if self.in_store else "Markers"
+            lost = f"{held} are gone with the store's process; a start without them is refused."
+            remains = lost if self.in_store else f"{lost} {remains}"
+        assumes = [
+            f"a copy comes within the window: {_in_words(self.window.seconds)}, in log time",
+            "the payload of an event ID does not change",
+            "producers' clocks are right within the window",
+        ]
         if traits.reach is not Reach.SHARED:
             assumes.append("an event ID always comes through one partition (keyed producers)")
         if traits.reach is Reach.EMBEDDED:
@@ -157,6 +165,14 @@ class Once:
                 f"Remains: {remains}",
             ]
         )
+
+
+def _in_words(seconds: int) -> str:
+    """In the largest unit that fits: 7 days, 36 hours, 90 minutes."""
+    units = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
+    unit, name = next(each for each in units if seconds % each[0] == 0)
+    count = seconds // unit
+    return f"{count} {name}{'' if count == 1 else 's'}"
 
 
 def _effects_problems(effects: object) -> Iterator[str]:
