@@ -177,8 +177,8 @@ def test_row_4_a_topic_created_again_begins_at_its_start_or_its_first_records_wo
     assert (begin.row, new.next, new.horizon, new.topic_id) == ("4", 2, 2, TOPIC)
     assert new.marked_until == UNSET
     assert [(g.generation, g.offset, g.until) for g in new.generations] == [
-        (1, 2, 2),
-        (2, 2, 2),
+        (1, 1, 2),
+        (2, 1, 2),
     ]
     assert new.run == row.run
     assert begin.write
