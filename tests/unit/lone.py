@@ -1,34 +1,70 @@
-"""A log and a client in this process: the only member of its group, two records a poll."""
+"""A log and a client in this process: the only member of its group, two records a poll.
+
+Where time matters, `SlowPolls` makes it: a poll takes as long as it is told, at once.
+"""
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
 
 import numpy as np
 
 import effectonce as eo
 from effectonce.model import UNSET, Committed, LogEnds, Offsets
 from effectonce.ports import (
+    Clock,
     CommitMode,
     Headers,
     KafkaOffset,
     Listener,
     Records,
+    Store,
     TopicPartition,
 )
+from effectonce.stores.memory import MemoryStore
 
 TOPIC = "orders"
 HOME: TopicPartition = (TOPIC, 0)
 IDS = [str(uuid.UUID(int=n)) for n in range(5)]
 CONFIG = {"bootstrap.servers": "nowhere", "group.id": "billing"}
+AT_ONCE = eo.Retry(wait_initial=timedelta(0), wait_max=timedelta(0))
 
 
 def count(event: eo.Event, tx: eo.KeyValueTx) -> None:
     """The usual effect: one more in the event's own row."""
     key = event.id.encode()
     tx.put(key, b"%d" % (int(tx.get(key) or b"0") + 1))
+
+
+def effects_in(store: MemoryStore) -> list[str]:
+    """IDs, as often as they took effect."""
+    rows = [row for rows in store._tables.rows.values() for row in rows.items()]
+    return sorted(key.decode() for key, value in rows for _ in range(int(value)))
+
+
+def consumer_of(
+    client: LogClient, store: Store, config: dict[str, Any] | None = None, **policy: Any
+) -> eo.OnceConsumer:
+    usual = {"identify": eo.header("event-id"), "effects": eo.InStore(), "retry": AT_ONCE}
+    once = eo.Once(store, **{**usual, **policy})
+    return eo.OnceConsumer(
+        {**CONFIG, **(config or {})}, [TOPIC], once, client=client, clock=client.clock
+    )
+
+
+class StoreWithBackup(MemoryStore):
+    """It can be put back to where it stood: a failover, or a restore."""
+
+    def back_up(self) -> None:
+        self._backup = deepcopy(self._tables)
+
+    def go_back(self) -> None:
+        self._tables = deepcopy(self._backup)
 
 
 @dataclass
@@ -81,8 +117,12 @@ class SomeRecords:
 class LogClient:
     """`Client` on a `Log`."""
 
-    def __init__(self, log: Log) -> None:
+    topic_id = b"T" * 16
+    clock: Clock | None = None
+
+    def __init__(self, log: Log, *, a_poll: int = 2) -> None:
         self._log = log
+        self._a_poll = a_poll
         self._next = 0
         self._paused = True
         self._listener: Listener | None = None
@@ -97,7 +137,7 @@ class LogClient:
             self._listener.on_assigned([HOME])
         if self._paused:
             return ()
-        found = self._log.read(self._next, min(limit, 2))
+        found = self._log.read(self._next, min(limit, self._a_poll))
         if not found.rows:
             self._next = max(self._next, self._log.end)
             return ()
@@ -135,7 +175,37 @@ class LogClient:
         return [0]
 
     def topic_ids(self, topics: Sequence[str]) -> Mapping[str, bytes]:
-        return dict.fromkeys(topics, b"T" * 16)
+        return dict.fromkeys(topics, self.topic_id)
 
     def close(self) -> None:
         pass
+
+
+class Handmade:
+    """A clock that stands still between two polls."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def wall_ms(self) -> int:
+        return 1_800_000_000_000
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class SlowPolls(LogClient):
+    """Each poll takes so many seconds of its own clock; `at_poll` is done before the nth."""
+
+    def __init__(self, log: Log, seconds: float) -> None:
+        super().__init__(log)
+        self.clock = self._handmade = Handmade()
+        self._seconds = seconds
+        self._polls = 0
+        self.at_poll: dict[int, Callable[[], None]] = {}
+
+    def fetch(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
+        self._handmade.now += self._seconds
+        self._polls += 1
+        self.at_poll.get(self._polls, lambda: None)()
+        return super().fetch(limit, timeout_seconds)

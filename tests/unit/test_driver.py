@@ -14,29 +14,12 @@ import effectonce as eo
 from effectonce.errors import BrokerError, StoreUnavailable
 from effectonce.handlers import run_events
 from effectonce.model import Commit, CommitResult, Committed, LogEnds, Stale
-from effectonce.ports import CommitMode, KafkaOffset, Records, Store, TopicPartition
+from effectonce.ports import CommitMode, KafkaOffset, Records, TopicPartition
 from effectonce.stores.memory import MemoryStore
 from effectonce.stores.rocksdb import RocksDBStore
-from tests.unit.lone import CONFIG, HOME, IDS, TOPIC, Log, LogClient, count
+from tests.unit.lone import HOME, IDS, Log, LogClient, consumer_of, count, effects_in
 
 pytestmark = pytest.mark.timeout(30)
-
-AT_ONCE = eo.Retry(wait_initial=timedelta(0), wait_max=timedelta(0))
-
-
-def consumer_of(
-    client: LogClient, store: Store, config: dict[str, Any] | None = None, **policy: Any
-) -> eo.OnceConsumer:
-    usual = {"identify": eo.header("event-id"), "effects": eo.InStore(), "retry": AT_ONCE}
-    once = eo.Once(store, **{**usual, **policy})
-    return eo.OnceConsumer({**CONFIG, **(config or {})}, [TOPIC], once, client=client)
-
-
-def effects_in(store: MemoryStore) -> list[str]:
-    """IDs, as often as they took effect."""
-    rows = [row for rows in store._tables.rows.values() for row in rows.items()]
-    return sorted(key.decode() for key, value in rows for _ in range(int(value)))
-
 
 # -- batches ---------------------------------------------------------------------------------------
 
