@@ -182,6 +182,51 @@ def _drop_unsent(real: Any) -> Any:
     return resend
 
 
+def _reopened(real: Any) -> Any:
+    """A commit without an answer is given up, and the partition begins anew."""
+
+    def send(self: Any, task: Any, commit: Any) -> None:
+        real(self, task, commit)
+        owned = task.owned
+        if owned.unsent is not None:
+            due = owned.due
+            owned.reopen()
+            owned.due = due
+
+    return send
+
+
+def _not_sent_again(real: Any) -> Any:
+    """What has no answer is not sent again as the partition is given up."""
+
+    def release(self: Any, owned: Any, reason: str) -> None:
+        owned.unsent = None
+        real(self, owned, reason)
+
+    return release
+
+
+def _not_if_leaving(real: Any) -> Any:
+    def conclude(self: Any, task: Any) -> None:
+        if not task.owned.leaving:
+            real(self, task)
+
+    return conclude
+
+
+def _same_horizon(real: Any) -> Any:
+    return lambda p, *rest: replace(real(p, *rest), horizon=p.horizon)
+
+
+def _follows_whatever(real: Any) -> Any:
+    """A commit need not follow the one that it was made after."""
+
+    def broken(commit: Any, row: Any) -> Any:
+        return real(commit if row is None else replace(commit, follows=row.commit_id), row)
+
+    return broken
+
+
 def _behind_dropped(real: Any) -> Any:
     del real
     return lambda self, task, resolved: None
@@ -311,7 +356,14 @@ MUTANTS: Final = (
     ),
     Mutant("unknown is planned anew", _swap(Desk, "resend", _resend_anew), mode=_S),
     Mutant("unknown is forgotten", _swap(Desk, "resend", _drop_unsent)),
+    Mutant("unknown begins anew", _swap(Desk, "_send", _reopened), mode=_S),
+    Mutant(
+        "unknown is not sent again at a release",
+        _swap(Assignment, "release", _not_sent_again),
+        mode=_S,
+    ),
     Mutant("forget pending keys", _swap(Desk, "_pending", _nothing), mode=_S, reach=_R),
+    Mutant("whom a commit follows is ignored", _swap(disk, "judge", _follows_whatever), reach=_R),
     Mutant("stale is not reopened", _swap(Desk, "_stale", _nothing), reach=_R),
     Mutant("records behind are dropped", _swap(Desk, "_behind", _behind_dropped)),
     Mutant("a failure counts as done", _swap(Work, "failed", _all_done)),
@@ -325,12 +377,19 @@ MUTANTS: Final = (
         reach=_R,
     ),
     Mutant("one generation is kept", _swap(generation, "KEPT", lambda real: 1)),
+    Mutant("the horizon never rises", _swap(settle, "turn", _same_horizon)),
+    Mutant("the horizon never rises, outside", _swap(settle, "turn", _same_horizon), mode=_S),
     Mutant(
         "expire by wall clock",
         _swap(settle, "advance_log_time", lambda real: lambda log, record, wall, last: wall),
     ),
     Mutant("the lock is not given up", _swap(SimStore, "release", _nothing)),
     Mutant("a revoke settles nothing", _swap(Assignment, "give_up", _nothing)),
+    Mutant(
+        "what ends during a revoke is not settled",
+        _swap(Desk, "conclude", _not_if_leaving),
+        mode=_S,
+    ),
     Mutant("the start never seeks", _swap(SimClient, "seek", _nothing)),
     Mutant("a locked store is not asked again", _swap(Beginner, "_open", _nothing)),
 )
