@@ -10,10 +10,7 @@ import pytest
 import effectonce as eo
 from effectonce.errors import StoreUnavailable
 from effectonce.model import Commit, CommitResult, Opened, Partition, Unknown
-from effectonce.ports import Reach
 from effectonce.stores.memory import MemoryStore
-from effectonce.testing.simulator import process
-from effectonce.testing.simulator.world import Mode, attempt
 from tests.unit.lone import AT_ONCE, IDS, Log, SlowPolls, consumer_of, count, effects_in
 
 pytestmark = pytest.mark.timeout(30)
@@ -59,14 +56,6 @@ def test_first_starts_that_were_counted_and_not_answered_are_no_deaths(
         consumer.run(count, until=eo.END)
     assert effects_in(store) == IDS
     assert "kill the process" not in caplog.text
-
-
-def test_a_zombie_that_kafka_has_not_told_yet_does_not_get_the_rightful_owner_stopped(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Classic groups told it after seven seconds (seen): it opens again and again until then."""
-    monkeypatch.setattr(process, "LEARNS_SECONDS", 7.0)
-    assert not attempt(5, Mode.IN_STORE, Reach.SHARED).violations
 
 
 def test_failures_in_the_former_topic_are_not_held_against_the_new_ones_record() -> None:
