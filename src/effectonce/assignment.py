@@ -409,7 +409,9 @@ class Assignment:
             self.desk.resend(owned)
         self.desk.rest(owned)
         owned.released = True
-        self._once.store.release(owned.at)
+        busy = self.busy.owned if self.busy is not None else owned
+        if busy is owned or busy.at != owned.at:  # else given again, and a handler has it still
+            self._once.store.release(owned.at)
         emit(PartitionReleased(owned.at, reason))
 
 

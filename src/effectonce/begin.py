@@ -216,8 +216,9 @@ class Beginner:
         owned.log_end = owned.known_end = situation.log.end
         if pace(position) is Pace.ONE_BY_ONE:
             owned.alone_below = position.next + self._once.limits.batch
-        # row 8: effects that the store has forgotten happened
-        in_doubt = position.in_flight or owned.ran or decided.row == "8"
+        # row 8, or an epoch that Kafka had seen: what the store has forgotten happened
+        went_back = decided.row == "8" or owned.outbid > 0
+        in_doubt = position.in_flight or owned.ran or went_back
         if in_doubt and not self._once.in_store:
             owned.maybe_repeated_below = situation.log.end
         owned.stage, owned.error, owned.outbid = Stage.RUNNING, None, 0

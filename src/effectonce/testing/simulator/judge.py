@@ -78,6 +78,9 @@ class Judge:
     """The records (partition and offset) in which each event was handed to a handler."""
     unanswered: dict[tuple[str, int], int] = field(default_factory=dict)
     """At which of its steps each process last sent a commit that was not answered, by partition."""
+    unheard: set[int] = field(default_factory=set)
+    """Partitions whose store went back under their owner: what he noted there before, that he has
+    begun, may be gone, and Kafka hears of him but once a second."""
     looked: dict[str, float] = field(default_factory=dict)
     """When each process last asked the store what it knows."""
     errors: list[str] = field(default_factory=list)
@@ -114,13 +117,16 @@ class Judge:
 
     def _excludes(self, effect: Effect, process: str, partition: int) -> bool:
         """Whether `process` could know of that effect: else two copies ran at the same time."""
+        looked = self.looked.get(process, 0.0)
         if effect.partition == partition:
-            return True
+            # a zombie may have marked it after the owner, frozen himself, had looked
+            late = effect.marked_at is not None and effect.marked_at >= looked
+            return effect.process == process or not late
         if self.reach is not Reach.SHARED:
             return False
         if effect.process == process:
             return True
-        return effect.marked_at is not None and effect.marked_at < self.looked.get(process, 0.0)
+        return effect.marked_at is not None and effect.marked_at < looked
 
     def asked(self, process: str) -> None:
         """It looked into the store."""
@@ -130,13 +136,15 @@ class Judge:
         """The handler of that event raised: if it had its effect, that is in doubt."""
         for effect in self.effects.get(name, ()):
             if effect.process == process and effect.marked_at is None:
-                effect.known = effect.known or not effect.doubt
+                heard = effect.partition not in self.unheard
+                effect.known = effect.known or (heard and not effect.doubt)
                 effect.doubt = True
 
     def killed(self, process: str) -> None:
         for effects in self.effects.values():
             for e in effects:
                 mine = e.process == process and self.owners.get(e.partition) == process
+                mine = mine and e.partition not in self.unheard
                 e.known = e.known or (mine and e.marked_at is None and not e.doubt)
         self._doubt(lambda effect: effect.process == process)
 
@@ -147,6 +155,7 @@ class Judge:
             self.broken("epoch handed out twice", f"{epoch} of {at} to {process}")
         self.epochs[at.number] = epoch
         self.owners[at.number] = process
+        self.unheard.discard(at.number)
         # whoever opens it once more himself has been told why (stale), and that is counted there
         self._doubt(lambda e: e.partition == at.number and e.process != process and not e.given_up)
 
@@ -172,6 +181,7 @@ class Judge:
     def store_lost(self) -> None:
         """It went back: its markers and its count of epochs with it."""
         self.epochs.clear()
+        self.unheard = set(self.owners)
         for effects in self.effects.values():
             for effect in effects:
                 effect.doubt, effect.marked_at, effect.known = True, None, False

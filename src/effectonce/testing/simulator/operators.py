@@ -70,18 +70,16 @@ class Operators:
         self._befell(kind)
         world.judge.store_lost()
         world.disk.put_back(copy)
-        return True
-
-    def _put_back(self) -> None:
-        world = self._world
-        if not self._goes_back(self._backup, "old backup"):
-            return
-        self._world.stop_all()
         for at, key in self._rows():
             # an offset that an operator set for the newer store would skip records of this one
             committed, row = world.group.offsets.get(key), world.disk.positions[at]
             if committed is not None and not committed.metadata and committed.offset > row.next:
                 world.group.offsets[key] = Committed(row.next)
+        return True
+
+    def _put_back(self) -> None:
+        if self._goes_back(self._backup, "old backup"):
+            self._world.stop_all()
 
     def _lose_suffix(self) -> None:
         """A failover: what was acknowledged in the last moments is gone, and members run on."""
