@@ -45,4 +45,5 @@ def test_a_wrong_handler_fails_its_test_with_the_text_and_no_traceback(
         ["REPEATED in * cases:*", "*Killed after Bank.charge for e1, before*", "What to do:"]
     )
     result.stdout.no_fnmatch_line("*plugin.py*")
-    assert result.stdout.str().count("What to do:") == 1, "the report is printed twice"
+    said, _, _ = result.stdout.str().partition("short test summary info")  # in CI it is not cut off
+    assert said.count("What to do:") == 1, "the report is printed twice"
