@@ -24,7 +24,7 @@ import effectonce as eo
 from effectonce import hooks
 from effectonce.hooks import BatchCommitted, HookEvent
 from tests.bad_input.kit import PATIENCE_SECONDS, Flow, Watch, count
-from tests.proofs.kit import RealFlow
+from tests.proofs.kit import CLASSIC, RealFlow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +40,8 @@ class Orders:
     at: str = ""
     """The event at which the handler acts."""
     limits: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    config: Mapping[str, Any] = dataclasses.field(default_factory=lambda: CLASSIC)
+    """With a short session: whoever comes after a killed one waits for its end."""
 
 
 class Process:
