@@ -170,9 +170,11 @@ class Assignment:
         """
         for topic in self._topics:
             for number in self._client.partitions_of(topic):
+                if (topic, number) in self._owned or (topic, number) in self._passed_on:
+                    continue
                 ends = self._client.log_ends((topic, number))
-                if (topic, number) not in self._owned and ends.end > ends.start:
-                    self._passed_on.setdefault((topic, number), ends.end)
+                if ends.end > ends.start:
+                    self._passed_on[topic, number] = ends.end
 
     def others_are_at_end(self) -> bool:
         """Whether the partitions that others hold have been brought to their ends by them.

@@ -17,6 +17,7 @@ import logging
 from collections.abc import Mapping
 from typing import Final
 
+from effectonce.core.rival import NOT_KNOWN, RIVAL_SECONDS, RIVALS, is_rival, opened_between
 from effectonce.core.stall import Pace, pace
 from effectonce.core.start import Begin, Refuse, Reopen, Situation, first_mark, start, witness_of
 from effectonce.desk import Desk
@@ -36,10 +37,6 @@ from effectonce.policy import StartAt
 from effectonce.ports import Client, Clock, CommitMode, KafkaOffset, Reach
 
 log = logging.getLogger("effectonce")
-
-RIVALS: Final = 10
-RIVAL_SECONDS: Final = 60.0
-"""So many openings by others within this are no accident; a zombie opens once as it awakes."""
 
 BROKER_WAIT_SECONDS: Final = 0.2
 LOCK_WAIT_SECONDS: Final = 0.05
@@ -126,7 +123,7 @@ class Beginner:
                 log.warning("%s: waiting for its store: %s", owned.at, locked)
             owned.due = now + LOCK_WAIT_SECONDS
         except StoreError as error:
-            owned.epoch = 0  # it may have been opened all the same: by us
+            owned.epoch = NOT_KNOWN  # it may have been opened all the same: by us
             self._desk.store_failed(owned, error)
         return owned.opened
 
@@ -138,7 +135,7 @@ class Beginner:
         """
         wait = BROKER_WAIT_SECONDS * (2.0**owned.outbid - 1)
         owned.outbid = min(owned.outbid + 1, 5)
-        owned.epoch = 0  # unanswered, it may have been opened all the same: by us
+        owned.epoch = NOT_KNOWN  # unanswered, it may have been opened all the same: by us
         owned.opened = self._once.store.open(owned.at, topic_id, above=above)
         owned.epoch = owned.opened.epoch
         owned.due = self._clock.monotonic() + wait
@@ -146,17 +143,17 @@ class Beginner:
     def _has_rival(self, owned: Owned, epoch: int) -> bool:
         """Whether others opened it between our own opens, again and again: then it is stopped."""
         ours, owned.epoch = owned.epoch, epoch
-        if ours == 0 or epoch <= ours + 1:
+        if not opened_between(ours, epoch):
             return False
         owned.rivals.append(self._clock.monotonic())
-        if len(owned.rivals) < RIVALS or owned.rivals[-1] - owned.rivals[0] >= RIVAL_SECONDS:
+        if not is_rival(owned.rivals):
             return False
         self._desk.stop(
             owned,
             Rival(
-                f"{owned.at}: opened by someone else ten times within a minute. Nothing was "
-                "lost: each of their commits holds. Two groups of one name and scope on one "
-                "store, or one store used by two clusters? Give one of them its own scope"
+                f"{owned.at}: opened by someone else {RIVALS} times within {RIVAL_SECONDS:g} s. "
+                "Nothing was lost: each of their commits holds. Two groups of one name and scope "
+                "on one store, or one store used by two clusters? Give one of them its own scope"
             ),
         )
         return True
@@ -216,9 +213,8 @@ class Beginner:
         owned.log_end = owned.known_end = situation.log.end
         if pace(position) is Pace.ONE_BY_ONE:
             owned.alone_below = position.next + self._once.limits.batch
-        # row 8, or an epoch that Kafka had seen: what the store has forgotten happened
-        went_back = decided.row == "8" or owned.outbid > 0
-        in_doubt = position.in_flight or owned.ran or went_back
+        # `outbid`: Kafka had seen our epoch, so what the store has forgotten may have happened
+        in_doubt = decided.in_doubt or owned.ran or owned.outbid > 0
         if in_doubt and not self._once.in_store:
             owned.maybe_repeated_below = situation.log.end
         owned.stage, owned.error, owned.outbid = Stage.RUNNING, None, 0

@@ -17,7 +17,6 @@ import logging
 import random
 import traceback
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from pathlib import PurePath
 from typing import Final
 
@@ -149,10 +148,8 @@ class Desk:
                 commit = Commit(owned.at, commit.follows, counted.position)
         elif not owned.counted:
             row = owned.row
-            if owned.counted_at == row.next:  # a note without an answer is no death
-                row = replace(row, stalled_opens=max(row.stalled_opens - 1, 0))
+            commit = first_start(owned.at, row, owned.next_serial(), owned.counted_at)
             owned.counted_at = row.next
-            commit = first_start(owned.at, row, owned.next_serial())
         else:
             return True
         owned.counted = self._note(owned, commit)

@@ -103,7 +103,7 @@ class TransactionClosed(EffectOnceError):
 
 
 class Rival(EffectOnceError):
-    """The partition was opened by someone else ten times within a minute."""
+    """The partition was opened by someone else again and again."""
 
 
 class BrokerError(EffectOnceError):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from effectonce.core.plan import Columns, Plan
+from effectonce.core.rival import NOT_KNOWN, RIVALS
 from effectonce.core.settle import FIRST_SERIAL, SERIAL_BITS
 from effectonce.event import Work
 from effectonce.identity import Identified
@@ -98,15 +99,15 @@ class Owned:
     """A batch handler failed: below this offset events are handed over one by one."""
     told: int = UNSET
     """What Kafka was last told."""
-    epoch: int = 0
-    """The last one that we were given."""
+    epoch: int = NOT_KNOWN
+    """The last one that we were given (core/rival.py)."""
     outbid: int = 0
     """How often in a row Kafka had seen an epoch as high as ours."""
     counted_at: int = UNSET
     """Where the position stood when a first start was last noted, answered or not."""
     ran: bool = False
     """Something was started here before the partition began anew."""
-    rivals: deque[float] = field(default_factory=lambda: deque(maxlen=10))
+    rivals: deque[float] = field(default_factory=lambda: deque(maxlen=RIVALS))
     """When we found that someone else had opened it since."""
     settled_at: float = 0.0
     """When the store last said that it stands where we do."""

@@ -72,6 +72,16 @@ def test_a_partition_that_ran_nothing_has_nothing_to_note() -> None:
     assert rest(AT, ROW, 2) is None
 
 
+@pytest.mark.parametrize(("stored", "counted"), [(0, 1), (1, 1), (2, 2)])
+def test_a_first_start_that_was_not_answered_is_counted_once_or_it_would_be_a_death(
+    stored: int, counted: int
+) -> None:
+    """Whether the row has it or not."""
+    row = replace(ROW, next=5, stalled_opens=stored)
+    assert first_start(AT, row, 6, counted_at=5).position.stalled_opens == counted
+    assert first_start(AT, row, 6, counted_at=4).position.stalled_opens == stored + 1
+
+
 @pytest.mark.parametrize(
     "note",
     [

@@ -241,6 +241,17 @@ def test_row_8_a_store_that_went_back_says_so_loudly(epoch: int, shared: bool) -
     assert begin.loud
 
 
+@pytest.mark.parametrize("gap", [False, True], ids=["8", "12"])
+def test_what_a_store_that_went_back_has_forgotten_is_in_doubt_wherever_it_begins(
+    gap: bool,
+) -> None:
+    log = (52, 100) if gap else (0, 100)
+    policy = replace(POLICY, gap=Gap.ACCEPT)
+    begin = begun(situation(HAS, ours(60), log=log), policy)
+    assert (begin.row, begin.in_doubt) == ("12" if gap else "8", True)
+    assert not begun(situation(HAS, ours(50), log=log), policy).in_doubt
+
+
 @pytest.mark.parametrize("seen", [EPOCH + 1, EPOCH + 9])
 @pytest.mark.parametrize("row", [None, HAS])
 @pytest.mark.parametrize("topic_id", [TOPIC, OLD_TOPIC])

@@ -19,7 +19,7 @@ from enum import Enum
 from typing import Final
 
 from effectonce.core.settle import commit_id
-from effectonce.model import Commit, Partition, Position
+from effectonce.model import UNSET, Commit, Partition, Position
 
 STALLS: Final = 3
 """Two deaths can be a deployment and a node; a third start without an advance is a pattern."""
@@ -40,9 +40,15 @@ def pace(position: Position) -> Pace:
     return Pace.USUAL
 
 
-def first_start(at: Partition, position: Position, serial: int) -> Commit:
-    """To be committed before the first record of an ownership period runs."""
-    stalled = min(position.stalled_opens + 1, 0xFFFF)
+def first_start(at: Partition, position: Position, serial: int, counted_at: int = UNSET) -> Commit:
+    """To be committed before the first record of an ownership period runs.
+
+    `counted_at`: where this process last counted one, answered or not. At the same offset it is
+    that one again: a note without an answer is no death.
+    """
+    again = counted_at == position.next
+    stalled = max(position.stalled_opens, 1) if again else position.stalled_opens + 1
+    stalled = min(stalled, 0xFFFF)
     return _note(at, replace(position, stalled_opens=stalled, in_flight=True), serial)
 
 

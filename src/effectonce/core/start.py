@@ -115,6 +115,13 @@ class Begin:
     position: Position
     write: bool
     loud: str | None = None
+    went_back: bool = False
+    """The store has forgotten some of what it knew (row 8)."""
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether records ahead of the position may have run already."""
+        return self.position.in_flight or self.went_back
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +299,7 @@ def _our_witness(s: Situation, row: Position, committed: Committed, ours: Witnes
             f"lost. Going on at {row.next}: effects inside the store went back with "
             "it and happen again; effects outside may repeat"
         )
-        return _same(s, "8", row, loud)
+        return replace(_same(s, "8", row, loud), went_back=True)
     return _same(s, "9", row)
 
 
@@ -344,7 +351,8 @@ def _within_log(begin: Begin, s: Situation, policy: StartPolicy) -> Begin | Refu
         loud = f'{what}; going on at {log.start}, as gap="accept" says'
         if begin.loud:
             loud = f"{begin.loud}. {loud}"
-        return _written("12", s, _at(begin.position, log.start), loud)
+        later = _written("12", s, _at(begin.position, log.start), loud)
+        return replace(later, went_back=begin.went_back)
     if at > log.end:
         return Refuse(
             "13",
