@@ -16,14 +16,13 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, ClusterMetadata, NewTopic
 
 from .jars import KAFKA_VERSION, class_path, java
-from .process import ServerError, ServerProcess, free_port
+from .process import Closing, ServerError, ServerProcess, free_port
 
 # One broker, and small enough numbers that a test sees in a second what production sees in an hour.
 _PROPERTIES: Mapping[str, str] = {
@@ -81,7 +80,7 @@ _ADMIN_SECONDS = 10.0
 _TOOL_SECONDS = 60.0
 
 
-class KafkaServer:
+class KafkaServer(Closing):
     """A real broker: killed, restarted and administered from a test.
 
     If `KAFKA_BOOTSTRAP` is set, it stands for that running broker instead: topics and tools work on
@@ -181,17 +180,6 @@ class KafkaServer:
         )
         process.start()
         return cls(bootstrap, process, scratch)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ends the broker if it is ours: cleanly if its data is kept, else at once."""

@@ -12,12 +12,11 @@ relied on.
 """
 
 import ctypes
-from types import TracebackType
 from typing import Any, Self
 
 import confluent_kafka.cimpl
 
-from .process import ServerError, ServerUnavailable
+from .process import Closing, ServerError, ServerUnavailable
 
 _PRODUCER = 0  # rd_kafka_type_t
 _CONF_OK = 0  # rd_kafka_conf_res_t
@@ -40,7 +39,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
 }
 
 
-class MockKafka:
+class MockKafka(Closing):
     """A mock cluster on 127.0.0.1; other processes can join while this one lives."""
 
     def __init__(self, brokers: int = 1) -> None:
@@ -68,17 +67,6 @@ class MockKafka:
     def start(cls, brokers: int = 1) -> Self:
         """Starts a cluster of so many brokers; it is ready on return."""
         return cls(brokers)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ends the cluster; its clients see their connections close."""

@@ -21,6 +21,8 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
 INSTALL = 'pip install "effectonce[servers]"'
 
@@ -43,6 +45,25 @@ class ServerError(Exception):
 
 class ServerUnavailable(ServerError):
     """A server cannot be had on this machine; the text says what to install."""
+
+
+class Closing:
+    """What is closed at the end of its `with` block."""
+
+    def close(self) -> None:
+        """Safe to call twice."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 def free_port() -> int:

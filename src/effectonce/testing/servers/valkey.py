@@ -11,10 +11,9 @@ import socket
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
-from .process import INSTALL, ServerProcess, ServerUnavailable, free_port
+from .process import INSTALL, Closing, ServerProcess, ServerUnavailable, free_port
 
 # As a store of markers must be run: every write synced before it is answered, nothing evicted.
 _CONFIG: Mapping[str, str] = {
@@ -27,7 +26,7 @@ _CONFIG: Mapping[str, str] = {
 }
 
 
-class ValkeyServer:
+class ValkeyServer(Closing):
     """A real server: killed and restarted from a test; its append-only file keeps its data."""
 
     def __init__(self, process: ServerProcess, scratch: Path, unix_socket: Path, port: int) -> None:
@@ -85,17 +84,6 @@ class ValkeyServer:
             shutil.rmtree(scratch, ignore_errors=True)
             raise
         return cls(process, scratch, unix_socket, port)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ends the server; all that it answered is in `data_dir` already, if that is kept."""

@@ -10,10 +10,9 @@ import socket
 import time
 from collections.abc import Mapping
 from contextlib import ExitStack
-from types import TracebackType
 from typing import Final, Self
 
-from .process import ServerError, free_port
+from .process import Closing, ServerError, free_port
 from .valkey import ValkeyServer
 
 SLOTS: Final = 16_384
@@ -21,7 +20,7 @@ _READY_SECONDS: Final = 20.0
 _POLL_SECONDS: Final = 0.02
 
 
-class ValkeyCluster:
+class ValkeyCluster(Closing):
     """Masters that know one another; a killed one comes back with `nodes[i].restart()`."""
 
     def __init__(self, nodes: tuple[ValkeyServer, ...], stack: ExitStack) -> None:
@@ -52,17 +51,6 @@ class ValkeyCluster:
                 order(node, f"CLUSTER MEET 127.0.0.1 {_ports(nodes[0])}")
             await_agreement(nodes)
             return cls(nodes, stack.pop_all())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Ends them all."""
