@@ -49,6 +49,14 @@ class RealFlow(Flow):
             *("--bootstrap-server", self.bootstrap, "--group", self.group, "--delete"),
         )
 
+    def long_sessions(self) -> None:
+        """Under KIP-848 a killed member stays in this group for three seconds."""
+        self.server.tool(
+            "kafka.admin.ConfigCommand",
+            *("--bootstrap-server", self.bootstrap, "--alter", "--entity-type", "groups"),
+            *("--entity-name", self.group, "--add-config", "consumer.session.timeout.ms=3000"),
+        )
+
     def grow(self, partitions: int) -> None:
         """Add partitions to the topic."""
         self.server.tool(

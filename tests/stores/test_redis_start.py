@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from redis import Redis
@@ -13,7 +14,7 @@ from effectonce.errors import ConfigError, StoreUnavailable
 from effectonce.model import Applied
 from effectonce.ports import Durability
 from effectonce.stores.redis import RedisStore
-from effectonce.stores.redis_checks import Server, problems_of, version_of
+from effectonce.stores.redis_checks import Server, ask, problems_of, version_of
 from effectonce.stores.redis_link import Link
 from effectonce.testing.owner import Owner
 from effectonce.testing.servers import ValkeyServer
@@ -81,6 +82,21 @@ def test_a_version_is_read_whatever_stands_there() -> None:
     assert version_of("7.2.4") == (7, 2)
     assert version_of("255.255.255") == (255, 255)
     assert version_of("unstable") == (0, 0)
+
+
+class Loading(Link):
+    """Valkey 9 as it reads its append-only file: it says that it has none (seen)."""
+
+    def __init__(self) -> None:
+        super().__init__(Redis, is_cluster=False, ours=False)
+
+    def call(self, *command: str | bytes | int, **options: object) -> Any:
+        return {"loading": 1, "aof_enabled": 0, "maxmemory_policy": "noeviction"}
+
+
+def test_a_server_that_loads_is_waited_for_and_not_refused_for_the_file_that_it_reads() -> None:
+    with pytest.raises(StoreUnavailable, match="loading"):
+        ask(Loading(), fsync=False)
 
 
 # -- on real servers -------------------------------------------------------------------------------

@@ -148,6 +148,20 @@ def test_what_a_store_restored_from_a_backup_has_forgotten_is_repeated_with_a_do
     assert told == [(each, True) for each in IDS[2:]]
 
 
+def test_where_kafka_has_seen_our_epoch_what_its_owner_ran_is_repeated_with_a_doubt() -> None:
+    """The store lost the opening of a killed owner; offsets and position agree (row 9)."""
+    log, store = Log(dict(enumerate(IDS[:2]))), StoreWithBackup()
+    run(log, store, nothing)
+    store.back_up()
+    log.ids = dict(enumerate(IDS))
+    with killed_before_it_marks(store):
+        run(log, store, nothing)
+    store.go_back()
+    told: list[tuple[str, bool]] = []
+    run(log, store, lambda event: told.append((event.id, event.maybe_repeated)))
+    assert told == [(each, True) for each in IDS[2:]]
+
+
 class NeverTold(SlowPolls):
     """Kafka hears of the start only: it cannot know how far we came."""
 

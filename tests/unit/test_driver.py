@@ -233,6 +233,34 @@ def test_an_event_that_failed_here_is_told_that_it_may_have_run_or_it_is_charged
     assert said == [(IDS[0], False), (IDS[1], False), (IDS[1], True), (IDS[2], False)]
 
 
+class RebalancedTwice(LogClient):
+    """While a handler runs its partition is taken, given again, taken and given."""
+
+    def rebalance(self) -> None:
+        assert self._listener is not None
+        for _ in range(2):
+            self._listener.on_revoked([HOME])
+            self._listener.on_assigned([HOME])
+        self._paused = True
+
+
+def test_a_handler_that_outlives_two_rebalances_can_still_mark_or_its_effect_comes_again(
+    tmp_path: Path,
+) -> None:
+    client, ran = RebalancedTwice(Log()), list[str]()
+
+    def handler(event: eo.Event) -> None:
+        ran.append(event.id)
+        if len(ran) == 1:
+            client.rebalance()
+
+    store = RocksDBStore(tmp_path)
+    with consumer_of(client, store, effects=eo.Outside("repeat")) as consumer:
+        consumer.run(handler, until=eo.END)
+    store.close()
+    assert ran == IDS
+
+
 # -- a job's end -----------------------------------------------------------------------------------
 
 

@@ -154,6 +154,16 @@ def test_the_commit_names_the_position_it_expects_or_the_store_could_not_refuse_
     assert commit.position.commit_id == commit_id(3, 9)
 
 
+def test_a_first_commit_that_only_marks_begins_log_time_with_its_records() -> None:
+    """By the wall clock, days of downtime would end the window of what is marked there."""
+    records = batch("a b")
+    moment = Moment(record_ms=1_000, wall_ms=1_000_000_000)
+    row = replace(ROW, log_time_ms=UNSET)
+    commit = settled(records, planned(records), "f d", position=row, moment=moment)
+    assert commit is not None
+    assert (marked(commit), commit.position.log_time_ms) == ([1], 1_000)
+
+
 def test_effects_travel_with_their_markers_or_one_could_be_there_without_the_other() -> None:
     records = batch("a b")
     commit = settled(records, planned(records), "f d", writes=((b"k", b"v"),))

@@ -1,15 +1,16 @@
 """Who says whether a run kept its promise. Each invariant has a name, and a line of why.
 
-| invariant          | broken when                                                             |
-| ------------------ | ----------------------------------------------------------------------- |
-| lost               | faults have stopped, all positions are at the end, an event has no effect |
-| repeated           | in-store: more than one committed effect of an event within its window  |
-| undoubted repeat   | outside: an effect came again, and no doubt explains it                 |
-| stuck              | faults have stopped, and a position does not reach the end              |
-| wrongly stopped    | a consumer raised what nothing in this run explains                     |
-| moved back         | a position went back, and no operator or store fault moved it           |
-| stale applied      | a commit of a former epoch was applied                                  |
-| epoch handed out twice | two ownership periods of a partition cannot be told apart           |
+| invariant              | broken when                                                          |
+| ---------------------- | -------------------------------------------------------------------- |
+| lost                   | all is calm, all positions are at the end, an event has no effect    |
+| repeated               | in-store: an event has a second committed effect within its window   |
+| undoubted repeat       | outside: an effect came again, and no doubt explains it              |
+| not told               | outside: who ran it again could know, and `maybe_repeated` was false |
+| stuck                  | faults have stopped, and a position does not reach the end           |
+| wrongly stopped        | a consumer raised what nothing in this run explains                  |
+| moved back             | a position went back, and no operator or store fault moved it        |
+| stale applied          | a commit of a former epoch was applied                               |
+| epoch handed out twice | two ownership periods of a partition cannot be told apart            |
 """
 
 from __future__ import annotations
