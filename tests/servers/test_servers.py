@@ -216,6 +216,29 @@ class TestProcess:
     def test_free_ports_are_free_and_not_given_twice(self) -> None:
         assert len({free_port() for _ in range(50)}) == 50
 
+    def test_a_port_whose_server_is_still_down_is_not_given_to_another_process(self) -> None:
+        mine = [free_port() for _ in range(5)]
+        code = (
+            "import os; os.getpid = lambda: int(os.environ['ALIKE'])\n"
+            "from effectonce.testing.servers.process import free_port\n"
+            "print(*(free_port() for _ in range(5)))"
+        )
+        alike = {**os.environ, "ALIKE": str(os.getpid())}  # begins its search where we did
+        told = subprocess.run(
+            [sys.executable, "-c", code], env=alike, check=True, capture_output=True, text=True
+        )
+        theirs = [int(port) for port in told.stdout.split()]
+        assert len(theirs) == 5
+        assert not set(mine) & set(theirs)
+
+    def test_a_server_that_dies_at_start_shows_its_complaint_above_an_orderly_end(
+        self, tmp_path: Path
+    ) -> None:
+        argv = ["sh", "-c", "echo ERROR port taken; seq 200; exit 1"]
+        server = ServerProcess("loser", argv, tmp_path / "log", lambda: False, SECONDS)
+        with pytest.raises(ServerError, match=r"exit code 1(.|\n)*ERROR port taken(.|\n)*200"):
+            server.start()
+
 
 SLEEPER = """
 import os, sys

@@ -13,8 +13,8 @@ run between fork and exec, and exists on Linux alone.
 
 import atexit
 import contextlib
-import itertools
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -33,10 +33,12 @@ _WATCHED = 'exec 3<&0; { read -r _; kill -s KILL -- -$$; } <&3 3<&- & exec "$@" 
 
 # Below the ephemeral ranges of Linux (32768 up) and macOS (49152 up): while a killed server is
 # down, no client can be handed its port as a local one, nor connect to itself by reconnecting.
-_FIRST_PORT, _LAST_PORT, _PORTS_A_PROCESS = 20_000, 32_000, 16
-_port_count = itertools.count()
+_FIRST_PORT, _LAST_PORT = 20_000, 32_000
+_APART = 16  # neighbours in process id begin their search so far apart: few look at a held one
+_held: list[socket.socket] = []
 
 _POLL_SECONDS = 0.01
+_COMPLAINT = re.compile(r"\b(ERROR|FATAL)\b|Exception")
 
 
 class ServerError(Exception):
@@ -67,17 +69,25 @@ class Closing:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on; each process searches a stretch of its own."""
+    """A port of 127.0.0.1 that nobody listens on, given to nobody else while this process lives.
+
+    A server takes seconds to bind its port, and leaves it while it is killed: two test runs that
+    only looked whether a port was free were both given it. So each also holds the UDP port of that
+    number, which no server here uses, and which the kernel takes back however the process ends.
+    """
     span = _LAST_PORT - _FIRST_PORT
-    for _ in range(span):
-        offset = os.getpid() * _PORTS_A_PROCESS + next(_port_count)
-        port = _FIRST_PORT + offset % span
-        with socket.socket() as probe:
-            try:
+    for step in range(span):
+        port = _FIRST_PORT + (os.getpid() * _APART + len(_held) + step) % span
+        claim = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        try:
+            claim.bind(("127.0.0.1", port))
+            with socket.socket() as probe:
                 probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
+        except OSError:
+            claim.close()
+            continue
+        _held.append(claim)
+        return port
     raise ServerError(f"no free port between {_FIRST_PORT} and {_LAST_PORT} on 127.0.0.1")
 
 
@@ -191,7 +201,11 @@ class ServerProcess:
                 )
 
     def _tail_for_error(self) -> str:
-        return f"; the end of its log:\n{self.log_tail()}"
+        """The complaints come apart: Kafka's log ends in forty lines of an orderly shutdown."""
+        lines = self.log_tail(1000).splitlines()
+        complaints = [line for line in lines[:-40] if _COMPLAINT.search(line)][:10]
+        said = "\nit complained:\n" + "\n".join(complaints) if complaints else ""
+        return f"{said}\nthe end of its log:\n" + "\n".join(lines[-40:])
 
     def _reap(self) -> None:
         """Kills what is left of the group (the watchdog, at least) and lets go of it."""
