@@ -22,7 +22,7 @@ from effectonce.cli.replay import command, tell_shortest
 from effectonce.ports import Reach
 from effectonce.testing.simulator import coverage
 from effectonce.testing.simulator.sweep import Sweep, Swept, Where
-from effectonce.testing.simulator.world import Mode
+from effectonce.testing.simulator.world import Mode, Report
 
 SHOWN: Final = (
     *("seed", "seeds", "runs", "deliveries_least", "faults_fired_least", "violations", "mutants"),
@@ -140,6 +140,7 @@ class _Bars:
         self._mutants = self._progress.add_task("mutants", total=mutants, note="")
         self._seeds = self._progress.add_task("seeds", total=sweep.seeds or None, note="")
         self._next = time.monotonic() + live.LINE_SECONDS
+        self._told = 0
 
     def __enter__(self) -> _Bars:
         self._progress.start()
@@ -150,6 +151,10 @@ class _Bars:
 
     def watch(self, swept: Swept) -> None:
         survived, broken = len(swept.survivors), len(swept.tally.broken)
+        # at once: a sweep of hours should not keep to itself what somebody could look into by now
+        for report in swept.tally.broken[self._told :]:
+            _tell_broken(self._console, report)
+        self._told = broken
         self._progress.update(
             self._mutants, completed=len(swept.mutants), note=f"{survived} survived"
         )
@@ -177,14 +182,18 @@ def _tell(console: Console, swept: Swept, answer: dict[str, object]) -> None:
             console.print(f"{title}: {'; '.join(names)}", style="yellow", soft_wrap=True)
     console.print("  ".join(f"{name} {answer[name]}" for name in SHOWN), soft_wrap=True)
     for report in swept.tally.broken:
-        for violation in report.violations[:1]:
-            console.print(
-                f"BROKEN seed {report.seed}, {report.mode.value}, {report.reach.value}: "
-                f"{violation.invariant}: {violation.why}",
-                style="bold red", soft_wrap=True,
-            )  # fmt: skip
+        _tell_broken(console, report)
     for shrunk in swept.shrunk:
         tell_shortest(console, shrunk)
+
+
+def _tell_broken(console: Console, report: Report) -> None:
+    violation = report.violations[0]
+    console.print(
+        f"BROKEN seed {report.seed}, {report.mode.value}, {report.reach.value}: "
+        f"{violation.invariant}: {violation.why}",
+        style="bold red", soft_wrap=True,
+    )  # fmt: skip
 
 
 def matrix(counts: coverage.Counts) -> Table:
