@@ -169,6 +169,7 @@ class Beginner:
             store_id=self._store_id,
             topic_id=topic_id,
             serial_base=owned.serial_base,
+            refused=owned.refused,
             committed=committed,
             log=self._client.log_ends(owned.key),
             shared=self._once.store.traits.reach is not Reach.EMBEDDED,

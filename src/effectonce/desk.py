@@ -59,6 +59,7 @@ from effectonce.model import (
 from effectonce.once import Once
 from effectonce.owned import Owned, Stage, Task, Unsent
 from effectonce.ports import Clock, Reach, Records
+from effectonce.stores.commits import are_facts
 
 log = logging.getLogger("effectonce")
 
@@ -242,6 +243,8 @@ class Desk:
             log.info("%s: %d events took effect elsewhere meanwhile", owned.at, len(result.rows))
             owned.held.appendleft(task.records)
         elif isinstance(result, Stale):
+            if are_facts(commit):
+                owned.refused = commit.position
             self._stale(owned)
         else:
             owned.unsent = Unsent(task, commit)

@@ -107,6 +107,8 @@ class Owned:
     """Where the position stood when a first start was last noted, answered or not."""
     ran: bool = False
     """Something was started here before the partition began anew."""
+    refused: Position | None = None
+    """Of the last commit that was stale and yet left its markers."""
     rivals: deque[float] = field(default_factory=lambda: deque(maxlen=RIVALS))
     """When we found that someone else had opened it since."""
     settled_at: float = 0.0

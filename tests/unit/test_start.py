@@ -262,6 +262,23 @@ def test_an_epoch_that_kafka_has_seen_is_not_used_again_or_two_owners_were_one(
     assert decided == Reopen(above=seen)
 
 
+@pytest.mark.parametrize(
+    ("refused", "until"),
+    [
+        (replace(HAS, marked_until=70), 70),
+        (replace(HAS, marked_until=40), 60),
+        (replace(HAS, marked_until=70, topic_id=OLD_TOPIC), 60),
+        (replace(HAS, marked_until=70, run=HAS.run + 1), 60),
+    ],
+    ids=["ahead", "behind", "other topic", "other run"],
+)
+def test_markers_that_a_refused_commit_left_ahead_pin_their_generation_or_copies_would_run_again(
+    refused: Position, until: int
+) -> None:
+    s = replace(situation(replace(HAS, marked_until=60), ours(50)), refused=refused)
+    assert begun(s).position.marked_until == until
+
+
 def test_an_epoch_of_another_store_is_none_of_ours() -> None:
     assert refused(situation(HAS, ours(50, epoch=EPOCH + 9, store_id=OTHER_STORE))).row == "2"
 

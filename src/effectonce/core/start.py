@@ -93,6 +93,8 @@ class Situation:
     shared: bool
     serial_base: int = 0
     """What the serials of this ownership period begin at."""
+    refused: Position | None = None
+    """Of our own last commit that was stale and yet left its markers, being facts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +154,20 @@ def start(situation: Situation, policy: StartPolicy) -> Begin | Reopen | Refuse:
     begin = refusal or _begin(situation, policy)
     if isinstance(begin, Refuse):
         return begin
-    return _within_log(begin, situation, policy)
+    return _within_log(_ahead_of_it(begin, situation.refused), situation, policy)
+
+
+def _ahead_of_it(begin: Begin, refused: Position | None) -> Begin:
+    """The row does not know of markers that a refused commit has left ahead of it.
+
+    Their generation was dropped as soon as the log had jumped a window: copies ran again, and the
+    horizon did not say so to a reset (2 of 70,000 simulated runs).
+    """
+    at = begin.position
+    if refused is None or (refused.topic_id, refused.run) != (at.topic_id, at.run):
+        return begin
+    until = max(at.marked_until, refused.marked_until)
+    return replace(begin, position=replace(at, marked_until=until))
 
 
 def _epoch_seen(s: Situation) -> int:
