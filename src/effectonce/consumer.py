@@ -28,7 +28,7 @@ from effectonce.hooks import BatchStarted, around_batch
 from effectonce.kafka import ConfluentClient
 from effectonce.keeper import SystemClock, ThreadKeeper
 from effectonce.once import Once
-from effectonce.owned import Health, Stage, Task, health_of
+from effectonce.owned import Health, Owned, Stage, Task, health_of
 from effectonce.ports import Client, Clock, Keeper
 from effectonce.settings import config_problems, topic_problems
 
@@ -354,13 +354,26 @@ class OnceConsumer:
             task.owned.reopen()  # how far it came, only the store can tell
             raise
         finally:
-            ours.busy = None
-            self._keeper.left()
-            if task.owned.leaving:
-                ours.release(task.owned, "late")
+            self._give_back(task.owned)
         self._in_turn = False
         if ours.cut is not None:
             raise ours.cut
+
+    def _give_back(self, owned: Owned) -> None:
+        """The partition of the task that has ended, if it was revoked meanwhile, and the client.
+
+        While it is `busy` no revoke frees its LOCK: a commit without an answer is sent again first
+        (given again and revoked once more, it was sent to a closed database, simulated).
+        """
+        ours = self._assignment
+        try:
+            if owned.leaving:
+                ours.release(owned, "late")
+        finally:
+            ours.busy = None
+            self._keeper.left()
+            if owned.leaving:  # revoked since
+                ours.release(owned, "late")
 
     def _take_over(self) -> None:
         """The last batch of the user's own loop ends here; a handler of `run` cannot."""

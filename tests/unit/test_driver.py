@@ -13,7 +13,7 @@ import pytest
 import effectonce as eo
 from effectonce.errors import BrokerError, StoreUnavailable
 from effectonce.handlers import run_events
-from effectonce.model import Commit, CommitResult, Committed, LogEnds, Stale
+from effectonce.model import Commit, CommitResult, Committed, LogEnds, Stale, Unknown
 from effectonce.ports import CommitMode, KafkaOffset, Records, TopicPartition
 from effectonce.stores.memory import MemoryStore
 from effectonce.stores.rocksdb import RocksDBStore
@@ -256,6 +256,41 @@ def test_a_handler_that_outlives_two_rebalances_can_still_mark_or_its_effect_com
 
     store = RocksDBStore(tmp_path)
     with consumer_of(client, store, effects=eo.Outside("repeat")) as consumer:
+        consumer.run(handler, until=eo.END)
+    store.close()
+    assert ran == IDS
+
+
+class StoreThatFailsOnce(RocksDBStore):
+    fails = False
+
+    def commit(self, commits: Sequence[Commit]) -> list[CommitResult]:
+        if self.fails:
+            self.fails = False
+            return [Unknown(StoreUnavailable("full")) for _ in commits]
+        return super().commit(commits)
+
+
+def test_a_commit_that_failed_under_a_revoked_handler_goes_out_again_before_the_lock_is_freed(
+    tmp_path: Path,
+) -> None:
+    """Given again meanwhile, and revoked once more by the poll in which the keeper leaves."""
+    client, store, ran = RebalancedTwice(Log()), StoreThatFailsOnce(tmp_path), list[str]()
+    with consumer_of(client, store, effects=eo.Outside("repeat")) as consumer:
+        left = consumer._keeper.left
+
+        def leaves_late() -> None:
+            consumer._keeper.left = left  # type: ignore[method-assign]
+            client.rebalance()
+            left()
+
+        def handler(event: eo.Event) -> None:
+            ran.append(event.id)
+            if len(ran) == 1:
+                client.rebalance()
+                store.fails = True
+                consumer._keeper.left = leaves_late  # type: ignore[method-assign]
+
         consumer.run(handler, until=eo.END)
     store.close()
     assert ran == IDS
