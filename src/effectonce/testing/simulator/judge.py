@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -48,6 +48,7 @@ class Effect:
     process: str
     partition: int
     marked_at: float | None = None
+    marked_by: str | None = None
     doubt: bool = False
     offset: int = -1
     known: bool = False
@@ -122,7 +123,7 @@ class Judge:
         if effect.partition == partition:
             # a zombie may have marked it after the owner, frozen himself, had looked
             late = effect.marked_at is not None and effect.marked_at >= looked
-            return effect.process == process or not late
+            return effect.marked_by == process or not late
         if self.reach is not Reach.SHARED:
             return False
         if effect.process == process:
@@ -202,7 +203,7 @@ class Judge:
             for ran in self.ran.values():
                 ran.difference_update([place for place in ran if place[0] == at.number])
         if isinstance(result, Stale) and self.reach is not Reach.EMBEDDED and are_facts(commit):
-            self._marked_by(commit)
+            self._marked_by(process, commit)
         elif isinstance(result, Stale):
             self._doubt(lambda e: e.process == process and e.partition == at.number)
         if not isinstance(result, Applied | Already) or before is None:
@@ -210,22 +211,19 @@ class Judge:
         if isinstance(result, Applied) and before.epoch != new.epoch:
             self.broken("stale applied", f"{process}, epoch {new.epoch} of {before.epoch}")
         if commit.markers is not None and isinstance(result, Applied):
-            self._marked_by(commit)
+            self._marked_by(process, commit)
         serial = serial_of(new.commit_id)
         if new.next < before.next and serial > 1:
             self.broken("moved back", f"{at} from {before.next} to {new.next}")
 
-    def _marked_by(self, commit: Commit) -> None:
+    def _marked_by(self, process: str, commit: Commit) -> None:
         assert commit.markers is not None
         raw = commit.markers.keys.tobytes()
         names = [self.keys.get(raw[i : i + 16], "") for i in range(0, len(raw), 16)]
-        self._mark(names, commit.at.number)
-
-    def _mark(self, names: Sequence[str], number: int) -> None:
-        for name in names:
-            for effect in self.effects.get(name, ()):
-                if effect.partition == number:
-                    effect.marked_at, effect.doubt = self.schedule.now, False
+        for effect in (e for name in names for e in self.effects.get(name, ())):
+            if effect.partition == commit.at.number:
+                effect.marked_at, effect.doubt = self.schedule.now, False
+                effect.marked_by = process
 
     def stopped(self, process: str, error: EffectOnceError) -> None:
         self.errors.append(f"{process}: {type(error).__name__}: {error}")
