@@ -19,7 +19,7 @@ from typing import Final
 from effectonce.begin import Beginner, topic_gone
 from effectonce.core.start import witness_of
 from effectonce.desk import Desk
-from effectonce.errors import BrokerError, HandlerTimeout, UnknownTopic
+from effectonce.errors import BrokerError, HandlerTimeout, StoreError, UnknownTopic
 from effectonce.hooks import PartitionAssigned, PartitionReleased, emit
 from effectonce.keeper import stacks_of_others
 from effectonce.model import NO_ID, UNSET, Partition
@@ -285,10 +285,27 @@ class Assignment:
     def _verify_idle(self, now: float) -> None:
         if self._once.store.traits.reach is Reach.EMBEDDED:
             return
-        for owned in self._owned.values():
-            settled = not owned.held and owned.unsent is None
-            if _may_go_on(owned, now) and settled and now - owned.settled_at >= VERIFY_SECONDS:
-                self.desk.verify(owned)
+        idle = [o for o in self._owned.values() if _is_idle(o, now)]
+        for owned in idle:
+            self.desk.verify(owned)
+        if idle and self._once.store.traits.reach is Reach.SHARED:
+            self._let_time_pass([o for o in idle if _may_go_on(o, now)])
+
+    def _let_time_pass(self, idle: Sequence[Owned]) -> None:
+        """Their generations must not hold up everyone else's (core/idle.py)."""
+        try:
+            newest_ms = self._once.store.newest_ms(self._scope)
+            for owned in idle:
+                commit = self.desk.time_passes(owned, newest_ms)
+                if commit is not None and self._holds_nothing_more(owned):
+                    self.desk.note(owned, commit)
+        except (StoreError, BrokerError) as error:
+            log.info("time does not pass in idle partitions: %s", error)
+
+    def _holds_nothing_more(self, owned: Owned) -> bool:
+        """Whether the partition is at the end that its log has now."""
+        ends = self._client.log_ends(owned.key)
+        return max(owned.row.next, self._client.position(owned.key)) >= ends.end
 
     def _remind(self, now: float) -> None:
         if now - self._reminded < REMIND_SECONDS:
@@ -430,6 +447,11 @@ def _is_to_pause(owned: Owned) -> bool:
 
 def _may_go_on(owned: Owned, now: float) -> bool:
     return owned.stage is Stage.RUNNING and owned.unsent is None and owned.due <= now
+
+
+def _is_idle(owned: Owned, now: float) -> bool:
+    settled = not owned.held and now - owned.settled_at >= VERIFY_SECONDS
+    return settled and _may_go_on(owned, now)
 
 
 def _kafka_offset(owned: Owned) -> KafkaOffset:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 from pathlib import PurePath
 from typing import Final
 
+from effectonce.core.idle import let_time_pass
 from effectonce.core.outcome import encode_outcome
 from effectonce.core.plan import Columns, Decision, Pending, plan
 from effectonce.core.settle import Ended, Moment, resolved_rows, settle
@@ -153,14 +154,14 @@ class Desk:
             owned.counted_at = row.next
         else:
             return True
-        owned.counted = self._note(owned, commit)
+        owned.counted = self.note(owned, commit)
         return owned.counted
 
     def begin_row(self, owned: Owned, position: Position, follows: bytes) -> bool:
         """Write the row of a start."""
-        return self._note(owned, Commit(owned.at, follows, position))
+        return self.note(owned, Commit(owned.at, follows, position))
 
-    def _note(self, owned: Owned, commit: Commit) -> bool:
+    def note(self, owned: Owned, commit: Commit) -> bool:
         """Commit a position without markers. Unanswered, the row says later what became of it."""
         (result,) = self._store.commit([commit])
         if isinstance(result, Applied | Already):
@@ -369,7 +370,18 @@ class Desk:
         A shared store that lost its last moments (a failover) would not be heard of otherwise,
         before the next record comes (simulated).
         """
-        self._note(owned, Commit(owned.at, owned.row.commit_id, owned.row))
+        self.note(owned, Commit(owned.at, owned.row.commit_id, owned.row))
+
+    def time_passes(self, owned: Owned, newest_ms: int) -> Commit | None:
+        """What `note` is to be given if the partition is at its log's end; often nothing."""
+        return let_time_pass(
+            owned.at,
+            owned.row,
+            newest_ms=newest_ms,
+            wall_ms=self._clock.wall_ms(),
+            half_ms=self._once.window.half_ms,
+            serial=owned.next_serial(),
+        )
 
     def rest(self, owned: Owned) -> None:
         """Note that nothing is in flight: the partition is given up in good order."""

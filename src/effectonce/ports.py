@@ -150,6 +150,13 @@ class Store(Protocol):
         """Whether any partition of the topic has a pinned position (row 5)."""
         ...
 
+    def newest_ms(self, scope: str) -> int:
+        """The newest log time of the partitions that share the scope's markers, or UNSET.
+
+        Asked only where `traits.reach` is SHARED.
+        """
+        ...
+
     def lookup(self, queries: Sequence[Query]) -> list[Known | StoreError]: ...
 
     def commit(self, commits: Sequence[Commit]) -> list[CommitResult]: ...

@@ -186,9 +186,10 @@ class Handmade:
 
     def __init__(self) -> None:
         self.now = 1000.0
+        self.days = 0
 
     def wall_ms(self) -> int:
-        return 1_800_000_000_000
+        return 1_800_000_000_000 + self.days * 86_400_000
 
     def monotonic(self) -> float:
         return self.now
@@ -199,13 +200,13 @@ class SlowPolls(LogClient):
 
     def __init__(self, log: Log, seconds: float) -> None:
         super().__init__(log)
-        self.clock = self._handmade = Handmade()
+        self.clock = self.handmade = Handmade()
         self._seconds = seconds
         self._polls = 0
         self.at_poll: dict[int, Callable[[], None]] = {}
 
     def fetch(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
-        self._handmade.now += self._seconds
+        self.handmade.now += self._seconds
         self._polls += 1
         self.at_poll.get(self._polls, lambda: None)()
         return super().fetch(limit, timeout_seconds)

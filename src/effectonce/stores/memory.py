@@ -80,6 +80,11 @@ class MemoryStore:
                 for at, row in self._tables.positions.items()
             )
 
+    def newest_ms(self, scope: str) -> int:
+        with self._lock:
+            rows = self._tables.positions.items()
+            return max((row.log_time_ms for at, row in rows if at.scope == scope), default=UNSET)
+
     def lookup(self, queries: Sequence[Query]) -> list[Known | StoreError]:
         with self._lock:
             return [self._known(query.at, query.keys, query.run) for query in queries]

@@ -170,6 +170,12 @@ class RedisStore:
         rows = self._rows_of(scope, topic_name(group, topic))
         return any(row.position.next != UNSET for row in rows)
 
+    def newest_ms(self, scope: str) -> int:
+        if self._layout is Layout.PARTITION:
+            return UNSET
+        rows = self._rows_of(scope, "")
+        return max((row.position.log_time_ms for row in rows), default=UNSET)
+
     def lookup(self, queries: Sequence[Query]) -> list[Known | StoreError]:
         error = self._look_around() if queries else None
         return [error or self._lookup(query) for query in queries]

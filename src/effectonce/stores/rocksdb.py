@@ -80,6 +80,10 @@ class RocksDBStore:
         rows = (self._position(Partition(scope, group, topic, number)) for number in numbers)
         return any(row is not None and row.next != UNSET for row in rows)
 
+    def newest_ms(self, scope: str) -> int:
+        """Each partition has markers of its own here."""
+        return UNSET
+
     def lookup(self, queries: Sequence[Query]) -> list[Known | StoreError]:
         return [self._lookup(query) for query in queries]
 

@@ -221,6 +221,9 @@ class MemberStore:
     def has_positions(self, scope: str, group: str, topic: str) -> bool:
         return self._store.has_positions(scope, group, topic)
 
+    def newest_ms(self, scope: str) -> int:
+        return self._store.newest_ms(scope)
+
     def lookup(self, queries: Sequence[Query]) -> list[Known | StoreError]:
         ending = self._process.enter("store.lookup", LOOK)
         if ending is Ending.FAILED:

@@ -233,6 +233,8 @@ _ours: set[ServerProcess] = set()
 def _at_exit() -> None:
     for server in list(_ours):
         server.kill()
+    for claim in _held:
+        claim.close()
 
 
 def _in_forked_child() -> None:

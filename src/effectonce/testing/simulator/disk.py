@@ -171,6 +171,12 @@ class SimStore:
             for at, row in self._disk.positions.items()
         )
 
+    def newest_ms(self, scope: str) -> int:
+        if self._process.enter("store.newest").before:
+            raise StoreUnavailable("simulated")
+        rows = self._disk.positions.items()
+        return max((row.log_time_ms for at, row in rows if at.scope == scope), default=UNSET)
+
     def lookup(self, queries: Sequence[Query]) -> list[Known | StoreError]:
         fate = self._process.enter("store.lookup")
         self._process.world.judge.asked(self._process.name)

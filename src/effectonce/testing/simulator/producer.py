@@ -21,6 +21,8 @@ from effectonce.testing.simulator.judge import DAY_MS, WINDOW_MS
 
 COPIED_MS: Final = WINDOW_MS - DAY_MS // 10
 RECENT: Final = 8
+LULL_SECONDS, QUIET_OF = 3.0, 6
+"""A partition's number of so many, if there is one: two seconds of three it has little to do."""
 RECORDS: Final = 180
 DELIVERIES: Final = 200
 """Retention and deleted topics take records that nobody has read: then more are made."""
@@ -34,6 +36,8 @@ class Producer:
         self._chance = chance
         self._sent: dict[TopicPartition, list[tuple[str, int]]] = {}
         self.produced = 0
+        self._lull = Random(f"{world.name} lull")
+        self._quiet = self._lull.randrange(QUIET_OF)
 
     def forget(self) -> None:
         """The topic is another one: copies of what it had would be events of their own."""
@@ -44,7 +48,10 @@ class Producer:
         for _ in range(self._chance.randint(1, 12)):
             if self.enough():
                 return
-            self._one(self._chance.choice(list(self._world.logs)))
+            key = self._chance.choice(list(self._world.logs))
+            if key[1] == self._quiet and self._world.schedule.now % LULL_SECONDS > 1.0:
+                key = self._lull.choice(list(self._world.logs))
+            self._one(key)
         self._world.schedule.at(self._chance.uniform(0.0, 0.5), self.go_on)
 
     def enough(self) -> bool:
