@@ -117,9 +117,13 @@ class Assignment:
         now = self._clock.monotonic()
         due = [o.due - now for o in self._owned.values() if _waits(o)]
         self._polled = now
+        if self.desk.awaits_answer:
+            due.append(0.0)  # it comes while what is there already is taken
         got = self._client.fetch(limit, max(0.0, min([timeout_seconds, *due])))
         for records in got:
             self._accept(records)
+        if not got:
+            self.desk.collect()
         self._drained = not got
         self._flowed = self._flowed or bool(got)
 
@@ -139,7 +143,7 @@ class Assignment:
         """A partition with records to decide; a commit without an answer goes first."""
         now = self._clock.monotonic()
         for owned in self.partitions():
-            if owned.unsent is not None and owned.due <= now:
+            if owned.unanswered and owned.due <= now:
                 self.desk.resend(owned)
             if _may_go_on(owned, now) and owned.held:
                 return owned
@@ -155,7 +159,7 @@ class Assignment:
 
     def at_end(self, owned: Owned) -> bool:
         """Whether the partition is past the end that it had when it began."""
-        if owned.stage is not Stage.RUNNING or _waits(owned):
+        if owned.stage is not Stage.RUNNING or owned.held or owned.unsent is not None:
             return False
         if owned.row.next >= owned.log_end:
             return True
@@ -424,6 +428,7 @@ class Assignment:
     def release(self, owned: Owned, reason: str) -> None:
         if owned.released:
             return
+        self.desk.collect()
         if owned.unsent is not None:
             self.desk.resend(owned)
         self.desk.rest(owned)
@@ -437,7 +442,7 @@ class Assignment:
 def _waits(owned: Owned) -> bool:
     """Something must come first, so no more records are asked for."""
     return owned.stage is Stage.OPENING or (
-        owned.stage is Stage.RUNNING and bool(owned.held or owned.unsent)
+        owned.stage is Stage.RUNNING and bool(owned.held or owned.unanswered)
     )
 
 
@@ -446,12 +451,12 @@ def _is_to_pause(owned: Owned) -> bool:
 
 
 def _may_go_on(owned: Owned, now: float) -> bool:
-    return owned.stage is Stage.RUNNING and owned.unsent is None and owned.due <= now
+    return owned.stage is Stage.RUNNING and not owned.unanswered and owned.due <= now
 
 
 def _is_idle(owned: Owned, now: float) -> bool:
-    settled = not owned.held and now - owned.settled_at >= VERIFY_SECONDS
-    return settled and _may_go_on(owned, now)
+    settled = not owned.held and owned.unsent is None
+    return settled and now - owned.settled_at >= VERIFY_SECONDS and _may_go_on(owned, now)
 
 
 def _kafka_offset(owned: Owned) -> KafkaOffset:

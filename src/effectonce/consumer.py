@@ -224,6 +224,7 @@ class OnceConsumer:
         with _on_sigterm(self.stop):
             while not self._done(until):
                 self._take_turn(run, handler)
+        self._assignment.desk.collect()
         self._raise_stopped(until)
 
     def _take_turn(self, run: Run, handler: Handler) -> None:

@@ -59,7 +59,7 @@ from effectonce.model import (
 )
 from effectonce.once import Once
 from effectonce.owned import Owned, Stage, Task, Unsent
-from effectonce.ports import Clock, Reach, Records
+from effectonce.ports import Clock, Reach, Records, SendsAhead
 from effectonce.stores.commits import are_facts
 
 log = logging.getLogger("effectonce")
@@ -78,6 +78,9 @@ class Desk:
         self._clock = clock
         self._partitions = partitions
         self._shared = once.store.traits.reach is Reach.SHARED
+        self._ahead = self._store if isinstance(self._store, SendsAhead) else None
+        self._sent: Owned | None = None
+        """Whose commit is on its way: at most one, and while no handler runs."""
 
     # -- before the handlers -------------------------------------------------------------------
 
@@ -95,6 +98,8 @@ class Desk:
             identified.problems,
         )
         (known,) = self._store.lookup([Query(owned.at, columns.keys, owned.row.run)])
+        if not self._goes_on(owned, records):
+            return None
         if isinstance(known, StoreError):
             owned.held.appendleft(records)
             if isinstance(known, NotOpen):
@@ -120,6 +125,21 @@ class Desk:
             maybe_repeated_below=owned.maybe_repeated_below,
         )
         return Task(owned, records, identified, columns, decided, work, known, transaction)
+
+    def _goes_on(self, owned: Owned, records: Records) -> bool:
+        """Whether `records` are next, once the commit on its way is answered; else they are held.
+
+        Its answer is back before that to the look-up, which was sent behind it.
+        """
+        if self._sent is not owned:
+            self.collect()
+            return True
+        owned.held.appendleft(records)
+        self.collect()
+        if owned.stage is not Stage.RUNNING or owned.unsent or owned.held[0] is not records:
+            return False
+        owned.held.popleft()
+        return True
 
     def _pending(self) -> dict[bytes, Pending] | None:
         """Keys whose commit has no answer yet; they matter where other partitions share them."""
@@ -227,12 +247,37 @@ class Desk:
         unsent = owned.unsent
         assert unsent is not None
         owned.unsent = None
-        self._send(unsent.task, unsent.commit)
+        began = self._clock.monotonic()
+        (result,) = self._store.commit([unsent.commit])
+        self._answered(unsent.task, unsent.commit, result, began)
+
+    @property
+    def awaits_answer(self) -> bool:
+        """Whether a commit is on its way."""
+        return self._sent is not None
+
+    def collect(self) -> None:
+        """Take the answer to the commit that is on its way, if there is one."""
+        owned, self._sent = self._sent, None
+        if owned is None or owned.unsent is None:  # broken off (Ctrl-C): the row says what became
+            return
+        unsent, owned.unsent = owned.unsent, None
+        assert unsent.receipt is not None
+        self._answered(unsent.task, unsent.commit, unsent.receipt(), unsent.sent_at)
 
     def _send(self, task: Task, commit: Commit) -> None:
-        owned = task.owned
+        """Ahead, where nothing but the next records can come after it."""
         began = self._clock.monotonic()
+        whole = resolved_rows(task.plan, task.work.endings) == len(task.records)
+        if self._ahead is not None and whole and not task.owned.leaving:
+            task.owned.unsent = Unsent(task, commit, self._ahead.send(commit), began)
+            self._sent = task.owned
+            return
         (result,) = self._store.commit([commit])
+        self._answered(task, commit, result, began)
+
+    def _answered(self, task: Task, commit: Commit, result: CommitResult, began: float) -> None:
+        owned = task.owned
         if isinstance(result, Applied | Already):
             resolved = resolved_rows(task.plan, task.work.endings)
             owned.position = commit.position

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -20,7 +21,7 @@ from effectonce.core.rival import NOT_KNOWN, RIVALS
 from effectonce.core.settle import FIRST_SERIAL, SERIAL_BITS
 from effectonce.event import Work
 from effectonce.identity import Identified
-from effectonce.model import UNSET, Commit, Known, Opened, Partition, Position
+from effectonce.model import UNSET, Commit, CommitResult, Known, Opened, Partition, Position
 from effectonce.ports import Records, TopicPartition, Transaction
 
 __all__ = ["Health", "Owned", "PartitionHealth", "Stage", "Task", "Unsent"]
@@ -58,10 +59,15 @@ class Task:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unsent:
-    """A commit without an answer, to be sent again as it is."""
+    """A commit without an answer, to be sent again as it is.
+
+    With a `receipt` it is on its way for the first time, and that brings the answer.
+    """
 
     task: Task
     commit: Commit
+    receipt: Callable[[], CommitResult] | None = None
+    sent_at: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -122,6 +128,11 @@ class Owned:
     @property
     def key(self) -> TopicPartition:
         return (self.at.topic, self.at.number)
+
+    @property
+    def unanswered(self) -> bool:
+        """It is to be sent again before anything else."""
+        return self.unsent is not None and self.unsent.receipt is None
 
     @property
     def row(self) -> Position:

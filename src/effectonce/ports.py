@@ -6,10 +6,10 @@ simulator that replaces them drives the real driver.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from effectonce.errors import StoreError
 from effectonce.model import (
@@ -174,6 +174,19 @@ class Store(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class SendsAhead(Protocol):
+    """A store that need not be waited for: its answer is on its way while records are fetched."""
+
+    def send(self, commit: Commit) -> Callable[[], CommitResult]:
+        """Send `commit`, and return what waits for its answer.
+
+        A `lookup` after it sees what it has done, or says NotOpen. At most one is on its way; what
+        is returned is called before any other call, but that one, and at most once.
+        """
+        ...
 
 
 # -- Kafka ---------------------------------------------------------------------------------------

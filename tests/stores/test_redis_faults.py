@@ -396,6 +396,19 @@ def test_a_generation_that_is_gone_is_never_taken_for_new_events(
     assert isinstance(result.error, StoreCorrupt)
 
 
+def test_a_scope_that_is_gone_is_never_taken_for_new_events(admin: Redis, owner: Owner) -> None:
+    """It lists the generations: without it their markers would not be looked at."""
+    owner.commit([1])
+    admin.delete("effectonce:{payments}")
+    for each in (owner, Owner.unstarted(owner.store, owner.at)):
+        answer = looked_up(each, 1)
+        assert isinstance(answer, StoreCorrupt)
+        assert "effectonce:{payments}" in str(answer)
+        result = each.commit([2])
+        assert isinstance(result, Unknown)
+        assert isinstance(result.error, StoreCorrupt)
+
+
 def test_a_flushed_database_is_no_fresh_start(admin: Redis, owner: Owner) -> None:
     owner.commit([1])
     admin.flushall()

@@ -12,8 +12,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from threading import Lock
 from typing import Any, Final, TypeVar
 
@@ -36,6 +37,7 @@ from effectonce.model import (
 from effectonce.ports import Durability, Reach, Traits
 from effectonce.stores.encoding import decode_outcome, outcome_key
 from effectonce.stores.overlay import Row as UserRow
+from effectonce.stores.redis_ahead import Ahead, Answer
 from effectonce.stores.redis_checks import Server, ask, problems_of, try_scripts
 from effectonce.stores.redis_commit import (
     MARK_BYTES,
@@ -77,6 +79,16 @@ class Layout(Enum):
     PARTITION = "partition"
 
 
+@dataclass(slots=True, eq=False)
+class Sent:
+    """A commit that was sent ahead."""
+
+    commit: Commit
+    space: Space
+    answer: Answer
+    result: CommitResult | None = None
+
+
 class RedisStore:
     """Positions, markers and rows in Redis; a URL, or a client of redis-py's that stays yours.
 
@@ -110,6 +122,9 @@ class RedisStore:
             else link_to(url_or_client)
         )
         self._lock = Lock()
+        self._ahead = Ahead()
+        self._sent: Sent | None = None
+        """The commit that is on its way, until it is asked for."""
         self._id: bytes | None = None
         self._owned: dict[Partition, Ownership] = {}
         self._generations: dict[str, bytes] = {}
@@ -159,7 +174,9 @@ class RedisStore:
             was, incarnation = before.position, os.urandom(8)
             epoch = max(was.epoch, above) + 1
             after = replace(before, position=replace(was, epoch=epoch), incarnation=incarnation)
-            answer = self._link.run(OPEN, [space.positions], [name, found, encode_row(name, after)])
+            answer = self._link.run(
+                OPEN, [space.scope, space.positions], [name, found, encode_row(name, after)]
+            )
             if answer == [b"opened"]:
                 self._owned[at] = Ownership(incarnation, epoch, was.commit_id)
                 return Opened(row=None if was.next == UNSET else was, epoch=epoch)
@@ -183,6 +200,20 @@ class RedisStore:
     def commit(self, commits: Sequence[Commit]) -> list[CommitResult]:
         return [self._commit(commit) for commit in commits]
 
+    def send(self, commit: Commit) -> Callable[[], CommitResult]:
+        """Over a client of the user's, and in a Cluster, it is waited for at once."""
+        client = self._link.own_client()
+        if client is None:
+            result = self._commit(commit)
+            return lambda: result
+        space = self._space(commit.at)
+        ours = self._owned_in(commit)
+        generations = self._generations.get(space.tag, b"")
+        call = commit_call(space, commit, generations, ours, os.urandom(MARK_BYTES))
+        self._sent = Sent(commit, space, self._ahead.send(client, COMMIT, call))
+        self._follow(commit, ours, commit.position.commit_id)
+        return partial(self._answer_to, self._sent)
+
     def find(self, at: Partition, key: bytes) -> Marker | None:
         space = self._space(at)
         packed: bytes = self._link.read("HGET", space.scope, "generations") or b""
@@ -203,14 +234,16 @@ class RedisStore:
 
     def close(self) -> None:
         self._owned.clear()
+        self._ahead.close()
         self._link.close()
 
     # -- calls ---------------------------------------------------------------------------------
 
     def _lookup(self, query: Query) -> Known | StoreError:
+        if self._sent is not None and (found := self._lookup_behind(self._sent, query)):
+            return found
         space = self._space(query.at)
-        owned = self._owned.get(query.at)
-        fence = owned.whole_fence if owned else b""
+        fence = self._fence(query.at)
         try:
             answer = self._run(
                 LOOKUP, space, lambda generations: lookup_call(space, query, generations, fence)
@@ -219,10 +252,48 @@ class RedisStore:
         except StoreError as error:
             return error
 
+    def _fence(self, at: Partition) -> bytes:
+        owned = self._owned.get(at)
+        return owned.whole_fence if owned else b""
+
+    def _lookup_behind(self, sent: Sent, query: Query) -> Known | None:
+        """The look-up that leaves before the commit in front is answered; None where it failed."""
+        client = self._link.own_client()
+        if client is None:
+            return None
+        space = self._space(query.at)
+        generations = self._generations.get(space.tag, b"")
+        call = lookup_call(space, query, generations, self._fence(query.at))
+        answer = self._ahead.send(client, LOOKUP, call)
+        self._answer_to(sent)
+        found = self._ahead.read(answer)
+        if found is None:
+            return None
+        answered = known(query, found)
+        return answered if isinstance(answered, Known) else None
+
+    def _answer_to(self, sent: Sent) -> CommitResult:
+        """What a commit that was sent ahead was answered; on the ordinary way if it was not."""
+        if self._sent is sent:
+            self._sent = None
+        if sent.result is None:
+            found = self._ahead.read(sent.answer)
+            if found is None or found[0] == b"generations":
+                sent.result = self._commit(sent.commit)
+            else:
+                sent.result = self._result_of(sent.commit, sent.space, found)
+                if not isinstance(sent.result, Applied | Already):
+                    self._follow(sent.commit, self._owned_in(sent.commit), sent.commit.follows)
+        return sent.result
+
+    def _owned_in(self, commit: Commit) -> Ownership | None:
+        """Our ownership, in the epoch of that commit."""
+        owned = self._owned.get(commit.at)
+        return owned if owned and owned.epoch == commit.position.epoch else None
+
     def _commit(self, commit: Commit) -> CommitResult:
         space = self._space(commit.at)
-        owned = self._owned.get(commit.at)
-        ours = owned if owned and owned.epoch == commit.position.epoch else None
+        ours = self._owned_in(commit)
         mark = os.urandom(MARK_BYTES)
         try:
             answer = self._run(
@@ -233,12 +304,15 @@ class RedisStore:
         except StoreError as error:
             self._follow(commit, ours, None)
             return Unknown(error)
-        if answer[0] == b"applied":
-            self._generations[space.tag] = answer[2]
-        found = result(commit, answer)
+        found = self._result_of(commit, space, answer)
         if isinstance(found, Applied | Already):
             self._follow(commit, ours, commit.position.commit_id)
         return found
+
+    def _result_of(self, commit: Commit, space: Space, answer: Sequence[Any]) -> CommitResult:
+        if answer[0] == b"applied":
+            self._generations[space.tag] = answer[2]
+        return result(commit, answer)
 
     def _follow(self, commit: Commit, ours: Ownership | None, to: bytes | None) -> None:
         """Note where the row stands now, unless it was released or opened meanwhile."""

@@ -104,6 +104,14 @@ class Link:
                     raise translated(error) from error
             return self._client
 
+    def own_client(self) -> Redis | None:
+        """The client, if a connection of it can be kept: ours, and one server's."""
+        if not self._ours or self.is_cluster:
+            return None
+        client = self.client()
+        assert isinstance(client, Redis)
+        return client
+
     def call(self, *command: str | bytes | int, **options: object) -> Any:
         """The answer to one command. Raises StoreError."""
         execute: Callable[..., Any] = self.client().execute_command

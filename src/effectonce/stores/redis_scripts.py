@@ -91,7 +91,9 @@ if fence ~= '' then
   local row = redis.call('HGET', KEYS[2], partition)
   if not row or sub(row, 1, #fence) ~= fence then return {'fenced'} end
 end
-local current = redis.call('HGET', KEYS[1], 'generations') or ''
+local current = redis.call('HGET', KEYS[1], 'generations')
+if not current and fence ~= '' then return {'lost', KEYS[1]} end
+current = current or ''
 if current ~= generations then return {'generations', current} end
 local keys, count = split(packed, KEY, KEY)
 local rows, fingerprints, hits = {}, {}, 0
@@ -121,11 +123,15 @@ return redis.call(ARGV[1], KEYS[1], unpack(ARGV, 2))
 
 OPEN: Final = Script(
     """#!lua
--- KEYS  positions
+-- KEYS  scope, positions
 -- ARGV  partition, row before or '', row after
-local row = redis.call('HGET', KEYS[1], ARGV[1]) or ''
+local row = redis.call('HGET', KEYS[2], ARGV[1]) or ''
 if row ~= ARGV[2] then return {'moved', row} end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+-- made with the first row, so that it is missed where it is gone
+if redis.call('EXISTS', KEYS[2]) == 0 and not redis.call('HGET', KEYS[1], 'generations') then
+  redis.call('HSET', KEYS[1], 'generations', '')
+end
+redis.call('HSET', KEYS[2], ARGV[1], ARGV[3])
 return {'opened'}
 """
 )
@@ -231,7 +237,8 @@ end
 local stale = fence == '' or sub(before, 1, 32) ~= fence .. follows
 -- effects outside happened, whoever owns the partition by now: their markers are kept
 if stale and (on_existing == 'refuse' or #packed == 0) then return {'stale'} end
-local current = redis.call('HGET', KEYS[1], 'generations') or ''
+local current = redis.call('HGET', KEYS[1], 'generations')
+if not current then return {'lost', KEYS[1]} end
 if current ~= believed then return {'generations', current} end
 
 -- what has a marker already
@@ -267,16 +274,17 @@ end
 local why, command = refused(commands)
 if why then return {'refused', why, command[1], command[2]} end
 
-local fresh, size, number = {}, 0, 0
-for from = 1, #packed, KEY + MARKER do
-  number = number + 1
-  if not marked[number] then
-    fresh[size + 1] = sub(packed, from, from + KEY - 1)
-    fresh[size + 2] = sub(packed, from + KEY, from + KEY + MARKER - 1)
-    size = size + 2
+-- keys and markers, taken apart by one call a chunk: `sub` for each of them costs 300 ns a key
+local fresh = packed
+if existing > 0 then
+  local parts, number = {}, 0
+  for from = 1, #packed, KEY + MARKER do
+    number = number + 1
+    if not marked[number] then parts[#parts + 1] = sub(packed, from, from + KEY + MARKER - 1) end
   end
+  fresh = table.concat(parts)
 end
-if size == 0 then generations = believed end
+if #fresh == 0 then generations = believed end
 
 -- generations that every partition has passed
 local all, kept, dropped = split(generations, 8, 8), {}, {}
@@ -305,11 +313,13 @@ end
 
 -- nothing was written so far, and nothing fails from here on
 if not stale then redis.call('HSET', KEYS[2], partition, row) end
-if size > 0 then
+if #fresh > 0 then
   target = tonumber(target)
-  for first = 1, size, 2 * CHUNK do
-    redis.call('HSET', KEYS[2 + 2 * target],
-      unpack(fresh, first, math.min(first + 2 * CHUNK - 1, size)))
+  for from = 1, #fresh, CHUNK * (KEY + MARKER) do
+    local chunk = sub(fresh, from, from + CHUNK * (KEY + MARKER) - 1)
+    local count = #chunk / (KEY + MARKER)
+    local pairs = {struct.unpack(string.rep('c16c33', count), chunk)}
+    redis.call('HSET', KEYS[2 + 2 * target], unpack(pairs, 1, 2 * count))
   end
   for _, outcome in ipairs(outcomes) do
     local from = tonumber(outcome[1]) * (KEY + MARKER)

@@ -14,11 +14,11 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 ANSWERED: Final = (
-    *("store.open", "store.lookup", "store.commit"),
+    *("store.open", "store.lookup", "store.commit", "store.newest"),
     *("kafka.topic_ids", "kafka.committed", "kafka.log_ends", "kafka.commit", "seek"),
 )
 """Calls whose answer may be a failure, or be lost."""
-CALLS: Final = (*ANSWERED, "store.release", "fetch", "revoke", "leave", "handler")
+CALLS: Final = (*ANSWERED, "store.answer", "store.release", "fetch", "revoke", "leave", "handler")
 DONE: Final = (
     *("after store.open", "after store.commit", "after kafka.commit"),
     *("after assign", "after handler"),

@@ -11,7 +11,7 @@ a commit meets is decided by stores/commits.py, as in the real stores.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -172,7 +172,8 @@ class SimStore:
         )
 
     def newest_ms(self, scope: str) -> int:
-        if self._process.enter("store.newest").before:
+        fate = self._process.enter("store.newest")
+        if fate.before or fate.after:
             raise StoreUnavailable("simulated")
         rows = self._disk.positions.items()
         return max((row.log_time_ms for at, row in rows if at.scope == scope), default=UNSET)
@@ -226,6 +227,24 @@ class SimStore:
 
     def close(self) -> None:
         """The process ends; `Process` frees what it held."""
+
+
+class SimSharedStore(SimStore):
+    """It is on the other side of a wire, so its answers can be waited for later."""
+
+    def send(self, commit: Commit) -> Callable[[], CommitResult]:
+        (result,) = self.commit([commit])
+
+        def receipt() -> CommitResult:
+            self._process.enter("store.answer")
+            return result
+
+        return receipt
+
+
+def store_of(process: Any, disk: Disk) -> SimStore:
+    """As far away as the real ones of its reach."""
+    return (SimStore if disk.reach is Reach.EMBEDDED else SimSharedStore)(process, disk)
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,7 @@ class Faults:
         if step == "store.commit" and self._world.schedule.now < self.full_until:
             self.fired("store full", step)
             return FAILS
-        if step in ("handler", "fetch", "revoke", "leave", "store.release"):
+        if step in ("handler", "fetch", "revoke", "leave", "store.answer", "store.release"):
             return FINE
         drawn = self._chance.random()
         if self._listed is None and drawn >= self._fails:

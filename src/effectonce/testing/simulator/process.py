@@ -29,7 +29,7 @@ from effectonce.ports import (
     TopicPartition,
 )
 from effectonce.testing.simulator.broker import REBALANCE_SECONDS, LogRecords, Member, Rule
-from effectonce.testing.simulator.disk import SimStore
+from effectonce.testing.simulator.disk import store_of
 from effectonce.testing.simulator.schedule import Dead
 
 LEARNS_SECONDS: Final = 0.6
@@ -77,7 +77,7 @@ class Process:
     def main(self) -> None:
         world = self.world
         try:
-            once = world.once(SimStore(self, world.disk))
+            once = world.once(store_of(self, world.disk))
             with OnceConsumer(
                 {"bootstrap.servers": "simulated", "group.id": world.group_name},
                 [world.topic],

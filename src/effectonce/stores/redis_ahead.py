@@ -1,0 +1,98 @@
+"""A connection on which a call goes out before the one in front of it is answered.
+
+| what happens                       | the answer                                             |
+| ---------------------------------- | ------------------------------------------------------ |
+| the server answers                 | read in order, those in front first                    |
+| it answers with an error           | None: the call comes again on the ordinary way         |
+| the connection breaks, or is cut   | None for all that were on it                           |
+| Ctrl-C while one is read           | the same: the connection is gone, and says nothing     |
+
+So nothing here is retried and no error is told: whoever is given None makes the same call again,
+alone, and each of our calls may run twice (redis_link.py).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+from redis import Redis
+from redis.exceptions import RedisError, ResponseError
+
+from effectonce.stores.redis_commit import Call
+from effectonce.stores.redis_scripts import Script
+
+
+@dataclass(slots=True, eq=False)
+class Answer:
+    """What a call was, or will be, answered."""
+
+    found: Sequence[Any] | None = None
+    waited_for: bool = True
+
+
+class Ahead:
+    """One of the client's connections, taken at the first call."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._client: Redis | None = None
+        self._connection: Any = None  # its methods have no types
+        self._waiting: deque[Answer] = deque()
+
+    def send(self, client: Redis, script: Script, call: Call) -> Answer:
+        answer = Answer()
+        with self._lock:
+            try:
+                if self._connection is None:
+                    self._client = client
+                    self._connection = client.connection_pool.get_connection()
+                self._connection.send_command(
+                    "EVALSHA", script.sha, len(call.keys), *call.keys, *call.args
+                )
+            except (RedisError, OSError):
+                self._break_off()
+                answer.waited_for = False
+            except BaseException:
+                self._break_off()
+                raise
+            else:
+                self._waiting.append(answer)
+        return answer
+
+    def read(self, answer: Answer) -> Sequence[Any] | None:
+        with self._lock:
+            while answer.waited_for:
+                self._read_next()
+        return answer.found
+
+    def close(self) -> None:
+        with self._lock:
+            self._break_off()
+
+    def _read_next(self) -> None:
+        try:
+            found: Sequence[Any] | None = self._connection.read_response()
+        except ResponseError:
+            found = None
+        except (RedisError, OSError):
+            self._break_off()
+            return
+        except BaseException:
+            self._break_off()
+            raise
+        front = self._waiting.popleft()
+        front.found, front.waited_for = found, False
+
+    def _break_off(self) -> None:
+        for answer in self._waiting:
+            answer.waited_for = False
+        self._waiting.clear()
+        client, connection = self._client, self._connection
+        self._client = self._connection = None
+        if client is not None and connection is not None:
+            connection.disconnect()
+            client.connection_pool.release(connection)

@@ -1,0 +1,210 @@
+"""A commit that is sent, and answered later: what a look-up behind it sees, and what may break."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from effectonce.errors import NotOpen, StoreError, StoreUnavailable
+from effectonce.model import (
+    Applied,
+    Commit,
+    CommitResult,
+    Conflict,
+    Known,
+    OnExisting,
+    Query,
+    Stale,
+    Unknown,
+)
+from effectonce.ports import SendsAhead
+from effectonce.stores.memory import MemoryStore
+from effectonce.stores.redis import RedisStore
+from effectonce.testing.owner import OTHER, Owner, keys_of, next_generation
+from effectonce.testing.servers import ValkeyServer
+
+REFUSE = OnExisting.REFUSE
+
+
+@pytest.fixture
+def server() -> Iterator[ValkeyServer]:
+    with ValkeyServer.start() as server:
+        yield server
+
+
+@pytest.fixture
+def store(server: ValkeyServer) -> Iterator[RedisStore]:
+    store = RedisStore(server.url, timeout_seconds=0.5)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def owner(store: RedisStore) -> Owner:
+    owner = Owner.open(store)
+    assert owner.commit([0]) == Applied()  # its script is known, its generation is there
+    return owner
+
+
+def sent(owner: Owner, *numbers: int, **how: Any) -> tuple[Commit, Callable[[], CommitResult]]:
+    """A commit that is on its way, as if it were applied."""
+    commit = owner.prepared(numbers, **how)
+    assert isinstance(owner.store, RedisStore)
+    receipt = owner.store.send(commit)
+    owner.position = commit.position
+    return commit, receipt
+
+
+def looked_up(owner: Owner, *numbers: int) -> list[bool] | StoreError:
+    (answer,) = owner.store.lookup([Query(owner.at, keys_of(*numbers), 0)])
+    return answer.seen.tolist() if isinstance(answer, Known) else answer
+
+
+def test_stores_that_are_near_are_waited_for_at_once() -> None:
+    assert not isinstance(MemoryStore(), SendsAhead)
+
+
+def test_a_look_up_behind_a_commit_sees_what_it_marked_or_copies_would_run_again(
+    owner: Owner,
+) -> None:
+    for number in range(1, 200):
+        _, receipt = sent(owner, number)
+        assert looked_up(owner, number - 1, number, number + 1) == [True, True, False]
+        assert receipt() == Applied()
+    assert owner.commit([500]) == Applied()
+
+
+def test_another_partitions_look_up_sees_it_too(owner: Owner) -> None:
+    other = Owner.open(owner.store, OTHER)
+    _, receipt = sent(owner, 1)
+    assert looked_up(other, 1, 2) == [True, False]
+    assert receipt() == Applied()
+
+
+def test_an_answer_may_be_taken_without_a_look_up(owner: Owner) -> None:
+    _, receipt = sent(owner, 1)
+    assert receipt() == Applied()
+    assert owner.seen(1) == [True]
+
+
+def test_an_answer_that_nobody_takes_belongs_to_no_other_call(owner: Owner) -> None:
+    """Ctrl-C: the driver begins the partition anew, and forgets what was on its way."""
+    sent(owner, 1)
+    assert looked_up(owner, 1, 2) == [True, False]
+    assert looked_up(owner, 3) == [False]
+    _, receipt = sent(owner, 3)
+    assert receipt() == Applied()
+
+
+def test_a_conflict_leaves_the_partition_open_or_its_next_look_up_would_be_refused(
+    owner: Owner,
+) -> None:
+    before = owner.position
+    _, receipt = sent(owner, 0, on_existing=REFUSE)
+    assert looked_up(owner, 0, 9) == [True, False]
+    assert receipt() == Conflict((0,))
+    owner.position = before
+    assert looked_up(owner, 0, 9) == [True, False]
+    assert owner.commit([1], on_existing=REFUSE) == Applied()
+
+
+def test_a_zombie_is_told_so_and_its_look_up_says_nothing(owner: Owner) -> None:
+    heir = Owner.open(owner.store)
+    assert heir.commit([1]) == Applied()
+    _, receipt = sent(owner, 2)
+    answer = looked_up(owner, 2)
+    assert receipt() == Stale()
+    assert isinstance(answer, NotOpen) or answer == [True]
+
+
+def test_a_server_that_has_forgotten_the_scripts_is_told_them_again(
+    server: ValkeyServer, owner: Owner
+) -> None:
+    with Redis.from_url(server.url) as admin:
+        admin.script_flush()
+    _, receipt = sent(owner, 1)
+    assert looked_up(owner, 1, 2) == [True, False]
+    assert receipt() == Applied()
+
+
+def test_a_generation_that_another_member_began_is_learnt(
+    server: ValkeyServer, owner: Owner
+) -> None:
+    elsewhere = RedisStore(server.url)
+    other = Owner.open(elsewhere, OTHER)
+    other.position = next_generation(other.position, 2, floor=1)
+    assert other.commit([7]) == Applied()
+    _, receipt = sent(owner, 1)
+    assert looked_up(owner, 1, 7, 8) == [True, True, False]
+    assert receipt() == Applied()
+    elsewhere.close()
+
+
+@pytest.mark.parametrize("asks", [False, True], ids=["answer", "look-up"])
+def test_a_server_that_was_killed_with_a_commit_on_its_way_has_it_once(
+    server: ValkeyServer, owner: Owner, asks: bool
+) -> None:
+    commit, receipt = sent(owner, 1)
+    server.kill()
+    if asks:
+        assert isinstance(looked_up(owner, 1), StoreUnavailable)
+    result = receipt()
+    assert isinstance(result, Unknown)
+    assert isinstance(result.error, StoreUnavailable)
+    server.restart()
+    again = owner.send(commit)
+    assert type(again).__name__ in ("Applied", "Already")
+    assert owner.seen(0, 1, 2) == [True, True, False]
+
+
+def test_a_connection_that_was_cut_is_replaced_before_anyone_hears_of_it(
+    server: ValkeyServer, owner: Owner
+) -> None:
+    _, receipt = sent(owner, 1)
+    assert receipt() == Applied()
+    with Redis.from_url(server.url) as admin:
+        admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+    _, receipt = sent(owner, 2)
+    assert looked_up(owner, 1, 2, 3) == [True, True, False]
+    assert receipt() == Applied()
+
+
+def test_ctrl_c_while_an_answer_is_read_mixes_no_answers_up(
+    owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, receipt = sent(owner, 1)
+    connection = owner.store._ahead._connection  # type: ignore[attr-defined]
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(connection, "read_response", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        looked_up(owner, 1)
+    monkeypatch.undo()
+    heir = Owner.open(owner.store)
+    assert heir.position == replace(commit.position, epoch=heir.position.epoch)
+    assert heir.seen(0, 1, 2) == [True, True, False]
+    _, receipt = sent(heir, 2)
+    assert looked_up(heir, 2, 3) == [True, False]
+    assert receipt() == Applied()
+
+
+def test_over_a_client_of_the_users_it_is_waited_for_at_once(server: ValkeyServer) -> None:
+    with Redis.from_url(server.url, socket_timeout=5) as client:
+        owner = Owner.open(RedisStore(client))
+        _, receipt = sent(owner, 1)
+        assert client.hlen("effectonce:{payments}:markers:0:1") == 1
+        assert receipt() == Applied()
+
+
+def test_a_closed_store_gives_its_connection_back(owner: Owner, server: ValkeyServer) -> None:
+    sent(owner, 1)
+    owner.store.close()
+    with Redis.from_url(server.url) as admin:
+        ours = [c for c in admin.client_list() if c["name"] == "effectonce"]
+    assert ours == []
