@@ -13,12 +13,11 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from enum import Enum
 from functools import partial
 from threading import Lock
-from typing import Any, Final, TypeVar
+from typing import Any
 
-from effectonce.errors import ConfigError, StoreCorrupt, StoreError, StoreUnavailable
+from effectonce.errors import ConfigError, StoreError, StoreUnavailable
 from effectonce.model import (
     UNSET,
     Already,
@@ -29,16 +28,15 @@ from effectonce.model import (
     Marker,
     Opened,
     Partition,
-    Position,
     Query,
     Status,
     Unknown,
 )
-from effectonce.ports import Durability, Reach, Traits
+from effectonce.ports import Durability, Traits
 from effectonce.stores.encoding import decode_outcome, outcome_key
 from effectonce.stores.overlay import Row as UserRow
 from effectonce.stores.redis_ahead import Ahead, Answer
-from effectonce.stores.redis_checks import Server, ask, problems_of, try_scripts
+from effectonce.stores.redis_checks import ask, problems_of, try_scripts
 from effectonce.stores.redis_commit import (
     MARK_BYTES,
     Call,
@@ -50,33 +48,35 @@ from effectonce.stores.redis_commit import (
 from effectonce.stores.redis_link import Client, Link, link_to, own_link
 from effectonce.stores.redis_rows import (
     Ownership,
-    Row,
     Space,
     decode_marker,
     decode_pairs,
-    decode_row,
-    encode_row,
     partition_name,
-    quoted,
     topic_name,
 )
 from effectonce.stores.redis_scripts import COMMIT, LOOKUP, OPEN, Script
+from effectonce.stores.redis_shared import (
+    ATTEMPTS,
+    CHECK_SECONDS,
+    ID_KEY,
+    PROBED,
+    Evictions,
+    Layout,
+    Rows,
+    checked_id,
+    has_pinned,
+    index_key,
+    newest_ms,
+    opened_too_fast,
+    opening,
+    outcome_gone,
+    owned_in,
+    pairs_of,
+    rows_under,
+    settings_of,
+    turned_too_fast,
+)
 from effectonce.stores.redis_tx import RedisTransaction
-
-E = TypeVar("E", bound=Enum)
-
-PREFIX: Final = "effectonce"
-CHECK_SECONDS: Final = 5.0
-"""How long a changed policy or an eviction goes unnoticed, where no generation is missing."""
-ATTEMPTS: Final = 20
-"""A commit that begins a generation makes the calls of all others come once more."""
-
-
-class Layout(Enum):
-    """What shares a slot of a Cluster, and with it its markers."""
-
-    SCOPE = "scope"
-    PARTITION = "partition"
 
 
 @dataclass(slots=True, eq=False)
@@ -109,13 +109,7 @@ class RedisStore:
         timeout_seconds: float = 5.0,
         cluster: bool = False,
     ) -> None:
-        problems: list[str] = []
-        self._layout = _option(Layout, "layout", layout, problems)
-        self._durability = _option(Durability, "durability", durability, problems)
-        if not 0 < timeout_seconds <= 60:
-            problems.append(f"store: timeout_seconds={timeout_seconds!r}: above 0, up to 60")
-        if problems:
-            raise ConfigError(problems)
+        self._settings = settings_of(layout, durability, timeout_seconds)
         self._link = (
             own_link(url_or_client, cluster=cluster, timeout_seconds=timeout_seconds)
             if isinstance(url_or_client, str)
@@ -128,23 +122,18 @@ class RedisStore:
         self._id: bytes | None = None
         self._owned: dict[Partition, Ownership] = {}
         self._generations: dict[str, bytes] = {}
-        self._evicted: dict[str, int] = {}
+        self._evictions = Evictions()
         self._checked = 0.0
 
     @property
     def traits(self) -> Traits:
-        return Traits(
-            name="redis",
-            reach=Reach.SHARED if self._layout is Layout.SCOPE else Reach.KEYED,
-            durability=self._durability,
-            in_store_effects=True,
-        )
+        return self._settings.traits
 
     def prepare(self) -> bytes:
         if self._id is None:
             problems = self._check()
             try:
-                problem = try_scripts(self._link, Space(PREFIX, "probe"))
+                problem = try_scripts(self._link, PROBED)
                 problems += [problem] if problem else []
             except StoreUnavailable:
                 if not problems:  # else it is what they say
@@ -152,46 +141,32 @@ class RedisStore:
             if problems:
                 raise ConfigError(problems)
             self._checked = time.monotonic()
-            key = f"{PREFIX}:id"
-            self._link.call("SET", key, os.urandom(16), "NX")
-            found: bytes | None = self._link.read("GET", key)
-            if found is None or len(found) != 16:
-                raise StoreCorrupt(f"the key {key} holds no store id")
-            self._id = found
+            self._link.call("SET", ID_KEY, os.urandom(16), "NX")
+            self._id = checked_id(self._link.read("GET", ID_KEY))
         return self._id
 
     def open(self, at: Partition, topic_id: bytes, *, above: int = 0) -> Opened:
         identity, space, name = self.prepare(), self._space(at), partition_name(at)
-        if self._layout is Layout.PARTITION:
-            self._link.call("SADD", _index(at.scope), name)
+        if self._settings.layout is Layout.PARTITION:
+            self._link.call("SADD", index_key(at.scope), name)
         found: bytes = self._link.read("HGET", space.positions, name) or b""
         for _ in range(ATTEMPTS):
-            before = (
-                decode_row(name, found)
-                if found
-                else Row(Position(store_id=identity, topic_id=topic_id, epoch=0))
-            )
-            was, incarnation = before.position, os.urandom(8)
-            epoch = max(was.epoch, above) + 1
-            after = replace(before, position=replace(was, epoch=epoch), incarnation=incarnation)
-            answer = self._link.run(
-                OPEN, [space.scope, space.positions], [name, found, encode_row(name, after)]
-            )
+            attempt = opening(at, found, identity, topic_id, above)
+            answer = self._link.run(OPEN, [space.scope, space.positions], attempt.args)
             if answer == [b"opened"]:
-                self._owned[at] = Ownership(incarnation, epoch, was.commit_id)
-                return Opened(row=None if was.next == UNSET else was, epoch=epoch)
+                self._owned[at] = attempt.owned
+                return attempt.opened
             found = answer[1]
-        raise StoreUnavailable(f"{at}: others open it faster than this process; trying again")
+        raise opened_too_fast(at)
 
     def has_positions(self, scope: str, group: str, topic: str) -> bool:
-        rows = self._rows_of(scope, topic_name(group, topic))
-        return any(row.position.next != UNSET for row in rows)
+        name = topic_name(group, topic)
+        return has_pinned(self._rows_of(scope, name), name)
 
     def newest_ms(self, scope: str) -> int:
-        if self._layout is Layout.PARTITION:
+        if self._settings.layout is Layout.PARTITION:
             return UNSET
-        rows = self._rows_of(scope, "")
-        return max((row.position.log_time_ms for row in rows), default=UNSET)
+        return newest_ms(self._rows_of(scope, ""))
 
     def lookup(self, queries: Sequence[Query]) -> list[Known | StoreError]:
         error = self._look_around() if queries else None
@@ -207,7 +182,7 @@ class RedisStore:
             result = self._commit(commit)
             return lambda: result
         space = self._space(commit.at)
-        ours = self._owned_in(commit)
+        ours = owned_in(commit, self._owned)
         generations = self._generations.get(space.tag, b"")
         call = commit_call(space, commit, generations, ours, os.urandom(MARK_BYTES))
         self._sent = Sent(commit, space, self._ahead.send(client, COMMIT, call))
@@ -283,17 +258,14 @@ class RedisStore:
             else:
                 sent.result = self._result_of(sent.commit, sent.space, found)
                 if not isinstance(sent.result, Applied | Already):
-                    self._follow(sent.commit, self._owned_in(sent.commit), sent.commit.follows)
+                    self._follow(
+                        sent.commit, owned_in(sent.commit, self._owned), sent.commit.follows
+                    )
         return sent.result
-
-    def _owned_in(self, commit: Commit) -> Ownership | None:
-        """Our ownership, in the epoch of that commit."""
-        owned = self._owned.get(commit.at)
-        return owned if owned and owned.epoch == commit.position.epoch else None
 
     def _commit(self, commit: Commit) -> CommitResult:
         space = self._space(commit.at)
-        ours = self._owned_in(commit)
+        ours = owned_in(commit, self._owned)
         mark = os.urandom(MARK_BYTES)
         try:
             answer = self._run(
@@ -328,45 +300,44 @@ class RedisStore:
             if answer[0] != b"generations":
                 return answer
             self._generations[space.tag] = answer[1]
-        raise StoreUnavailable(f"{space.scope}: its generations change faster than they are read")
+        raise turned_too_fast(space)
 
     def _with_outcome(self, space: Space, pair: tuple[int, int], marker: Marker) -> Marker:
         if marker.status is Status.DONE:
             return marker
         value: bytes | None = self._link.read("HGET", space.outcomes(pair), marker.key)
         if value is None:
-            raise StoreCorrupt(f"an outcome of generation {pair[1]}, run {pair[0]}, is gone")
+            raise outcome_gone(pair)
         outcome = decode_outcome(outcome_key(pair[1], marker.key), value)
         return replace(marker, outcome=outcome)
 
-    def _rows_of(self, scope: str, topic: str) -> Iterator[Row]:
-        """The rows of a topic's partitions."""
-        if self._layout is Layout.SCOPE:
-            space = Space(PREFIX, quoted(scope))
-            found = _pairs(self._link.read("HGETALL", space.positions))
-        else:
-            names = [name.decode() for name in self._link.read("SMEMBERS", _index(scope))]
-            spaces = {name: Space(PREFIX, f"{quoted(scope)}:{name}") for name in names}
-            found = {
-                name.encode(): self._link.read("HGET", space.positions, name)
-                for name, space in spaces.items()
-                if name.startswith(topic)
-            }
-        for name, value in found.items():
-            if name.decode().startswith(topic) and value is not None:
-                yield decode_row(name.decode(), value)
+    def _rows_of(self, scope: str, topic: str) -> Rows:
+        """The rows of a scope, or at least those of the topic's partitions."""
+        if self._settings.layout is Layout.SCOPE:
+            space = self._settings.space_of(scope, "")
+            return pairs_of(self._link.read("HGETALL", space.positions)).items()
+        names: list[bytes] = self._link.read("SMEMBERS", index_key(scope))
+        return (
+            (name, self._row(scope, name.decode()))
+            for name in names
+            if name.decode().startswith(topic)
+        )
+
+    def _row(self, scope: str, name: str) -> bytes | None:
+        positions = self._settings.space_of(scope, name).positions
+        value: bytes | None = self._link.read("HGET", positions, name)
+        return value
 
     def _space(self, at: Partition) -> Space:
-        if self._layout is Layout.SCOPE:
-            return Space(PREFIX, quoted(at.scope))
-        return Space(PREFIX, f"{quoted(at.scope)}:{partition_name(at)}")
+        return self._settings.space(at)
 
     # -- an honest start, and after it ---------------------------------------------------------
 
     def _check(self) -> list[str]:
-        servers = ask(self._link, fsync=self._durability is Durability.HOST)
-        self._note_evictions(servers)
-        return problems_of(servers, self._link, self._durability)
+        durability = self._settings.durability
+        servers = ask(self._link, fsync=durability is Durability.HOST)
+        self._evictions.note(servers)
+        return problems_of(servers, self._link, durability)
 
     def _look_around(self) -> StoreError | None:
         """What has changed since the start and would break the promise, asked now and then."""
@@ -384,18 +355,6 @@ class RedisStore:
         self._checked = now
         return None
 
-    def _note_evictions(self, servers: Sequence[Server]) -> None:
-        """Raises StoreCorrupt where a server has evicted keys since it was last asked."""
-        for server in servers:
-            before = self._evicted.get(server.run_id, server.evicted_keys)
-            if server.evicted_keys > before:
-                raise StoreCorrupt(
-                    f"Redis{server.name} has evicted {server.evicted_keys - before} keys: where a "
-                    "marker is absent, its event may have taken effect all the same. Set "
-                    "maxmemory-policy noeviction, restore what is missing, and restart"
-                )
-            self._evicted[server.run_id] = server.evicted_keys
-
 
 class _PartitionRows:
     """The committed rows of one partition. A scan reads them all: Redis keeps no order."""
@@ -409,22 +368,4 @@ class _PartitionRows:
         return value
 
     def scan(self, prefix: bytes) -> Iterator[UserRow]:
-        rows = _pairs(self._link.read("HGETALL", self._key))
-        return iter(sorted(row for row in rows.items() if row[0].startswith(prefix)))
-
-
-def _pairs(answer: list[bytes]) -> dict[bytes, bytes]:
-    return dict(zip(answer[::2], answer[1::2], strict=True))
-
-
-def _index(scope: str) -> str:
-    return f"{PREFIX}:{{{quoted(scope)}}}:partitions"
-
-
-def _option(kind: type[E], name: str, value: E | str, problems: list[str]) -> E:
-    try:
-        return kind(value)
-    except ValueError:
-        known_values = ", ".join(repr(member.value) for member in kind)
-        problems.append(f"store: {name}={value!r}: one of {known_values}")
-        return next(iter(kind))
+        return iter(rows_under(self._link.read("HGETALL", self._key), prefix))

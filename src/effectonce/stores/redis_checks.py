@@ -19,13 +19,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeAlias
 
 from effectonce.errors import ConfigError, StoreError, StoreUnavailable
 from effectonce.ports import Durability
 from effectonce.stores.redis_link import Link, is_forbidden
 from effectonce.stores.redis_rows import Space
 from effectonce.stores.redis_scripts import PROBE
+
+Infos: TypeAlias = Mapping[str, Mapping[str, Any]]
 
 OLDEST: Final = (7, 0)
 
@@ -38,6 +40,13 @@ RIGHTS: Final = (
 )
 """All that this store may do, as `ACL SETUSER` wants it; a test runs the contract with it. What a
 `tx` writes needs rights of its own, on keys of its own."""
+
+
+class Leads(Protocol):
+    """A link, sync or async, as far as it says where it leads."""
+
+    @property
+    def is_cluster(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,27 +70,43 @@ def ask(link: Link, *, fsync: bool) -> list[Server]:
     Raises ConfigError where INFO is forbidden, StoreError.
     """
     try:
-        infos = _of_each(link, link.call("INFO", **_every(link)))
+        infos = infos_of(link, link.call("INFO", **every(link)))
     except StoreError as error:
         if not is_forbidden(error):
             raise
-        what = "what the server is cannot be seen (INFO is refused): allow info"
-        raise ConfigError([f"store: Redis: {what}"]) from error
+        raise unseen() from error
+    syncs: Any = None
+    if fsync:
+        try:
+            syncs = link.call("CONFIG GET", "appendfsync", **every(link))
+        except StoreError:
+            syncs = None  # not allowed, or a managed service without CONFIG
+    return servers_of(link, infos, syncs)
+
+
+def infos_of(link: Leads, answer: Mapping[str, Any]) -> Infos:
+    """INFO, server by server. Raises StoreUnavailable where one is loading its data."""
+    infos = _of_each(link, answer)
     for name, info in infos.items():
         if int(info.get("loading", 0)):
             # it says `aof_enabled:0` until it has read that file (seen, Valkey 9)
             raise StoreUnavailable(f"Redis{name}: it is loading its data")
-    syncs: Mapping[str, Any] = {}
-    if fsync:
-        try:
-            asked = link.call("CONFIG GET", "appendfsync", **_every(link))
-            syncs = _of_each(link, asked)
-        except StoreError:
-            syncs = {}  # not allowed, or a managed service without CONFIG
-    return [_server(name, info, syncs.get(name)) for name, info in sorted(infos.items())]
+    return infos
 
 
-def problems_of(servers: list[Server], link: Link, durability: Durability) -> list[str]:
+def unseen() -> ConfigError:
+    """INFO is forbidden."""
+    what = "what the server is cannot be seen (INFO is refused): allow info"
+    return ConfigError([f"store: Redis: {what}"])
+
+
+def servers_of(link: Leads, infos: Infos, syncs: Mapping[str, Any] | None) -> list[Server]:
+    """`syncs`: the answer to CONFIG GET appendfsync, where there was one."""
+    each = _of_each(link, syncs) if syncs is not None else {}
+    return [_server(name, info, each.get(name)) for name, info in sorted(infos.items())]
+
+
+def problems_of(servers: list[Server], link: Leads, durability: Durability) -> list[str]:
     """All that stands against using these servers, and what to do."""
     found: list[str] = []
     for server in servers:
@@ -129,10 +154,15 @@ def try_scripts(link: Link, space: Space) -> str | None:
     try:
         link.run(PROBE, [space.scope], [])
     except StoreError as error:
-        if isinstance(error, StoreUnavailable) and not is_forbidden(error):
-            raise
-        return f"store: {error}"
+        return probe_problem(error)
     return None
+
+
+def probe_problem(error: StoreError) -> str:
+    """What a refused PROBE says. Raises StoreUnavailable where it says nothing."""
+    if isinstance(error, StoreUnavailable) and not is_forbidden(error):
+        raise error
+    return f"store: {error}"
 
 
 def version_of(text: str) -> tuple[int, int]:
@@ -157,11 +187,12 @@ def _server(name: str, info: Mapping[str, Any], sync: Mapping[Any, Any] | None) 
     )
 
 
-def _every(link: Link) -> dict[str, str]:
+def every(link: Leads) -> dict[str, str]:
+    """The options of a call that goes to each master."""
     return {"target_nodes": "primaries"} if link.is_cluster else {}
 
 
-def _of_each(link: Link, answer: Mapping[str, Any]) -> Mapping[str, Any]:
+def _of_each(link: Leads, answer: Mapping[str, Any]) -> Mapping[str, Any]:
     """A Cluster's answer is one for each node, unless it has a single one."""
     if not link.is_cluster:
         return {"": answer}

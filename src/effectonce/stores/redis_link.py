@@ -15,7 +15,7 @@ open (epochs only have to rise) may run twice, and a commit that comes again mee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from threading import Lock
 from typing import Any, Final, TypeAlias
 
@@ -45,6 +45,9 @@ from effectonce.errors import ConfigError, StoreCorrupt, StoreError, StoreUnavai
 from effectonce.stores.redis_scripts import READ, Script
 
 Client: TypeAlias = Redis | RedisCluster
+
+RETRIES: Final = 1
+"""Of a call by a client of our own: a connection that was closed meanwhile is found by using it."""
 
 _ADVICE: Final = {
     "OOM": "it is out of memory: raise maxmemory, or shorten the window",
@@ -82,6 +85,8 @@ _CUT_OFF: Final = (
     RedisClusterException,
     OSError,
 )
+FAILURES: Final = (RedisError, RedisClusterException, OSError)
+"""All that a client raises, on the way or from the server."""
 
 
 class Link:
@@ -100,7 +105,7 @@ class Link:
             if self._client is None:
                 try:
                     self._client = self._make()
-                except (RedisError, RedisClusterException, OSError) as error:
+                except FAILURES as error:
                     raise translated(error) from error
             return self._client
 
@@ -117,7 +122,7 @@ class Link:
         execute: Callable[..., Any] = self.client().execute_command
         try:
             return execute(*command, **options)
-        except (RedisError, RedisClusterException, OSError) as error:
+        except FAILURES as error:
             raise translated(error) from error
 
     def run(self, script: Script, keys: Sequence[str], args: Sequence[bytes | str]) -> Any:
@@ -128,7 +133,7 @@ class Link:
                 return execute("EVALSHA", script.sha, len(keys), *keys, *args)
             except NoScriptError:
                 return execute("EVAL", script.text, len(keys), *keys, *args)
-        except (RedisError, RedisClusterException, OSError) as error:
+        except FAILURES as error:
             raise translated(error) from error
 
     def read(self, command: str, key: str, *args: bytes | str) -> Any:
@@ -161,13 +166,7 @@ def own_link(url: str, *, cluster: bool, timeout_seconds: float) -> Link:
     """
 
     def make() -> Client:
-        options: dict[str, Any] = {
-            "socket_timeout": timeout_seconds,
-            "socket_connect_timeout": timeout_seconds,
-            "retry": Retry(NoBackoff(), 1),
-            "client_name": "effectonce",
-            "protocol": 3,
-        }
+        options = connect_options(timeout_seconds) | {"retry": Retry(NoBackoff(), RETRIES)}
         if cluster:
             return RedisCluster.from_url(url, **options)
         return Redis.from_url(url, **options)
@@ -175,18 +174,32 @@ def own_link(url: str, *, cluster: bool, timeout_seconds: float) -> Link:
     return Link(make, is_cluster=cluster, ours=True)
 
 
+def connect_options(timeout_seconds: float) -> dict[str, Any]:
+    """How a client of our own connects, sync or async."""
+    return {
+        "socket_timeout": timeout_seconds,
+        "socket_connect_timeout": timeout_seconds,
+        "client_name": "effectonce",
+        "protocol": 3,
+    }
+
+
 def link_to(client: Client) -> Link:
     """A link over the user's own client, which stays theirs. Raises ConfigError."""
     if not isinstance(client, Redis | RedisCluster):
         raise ConfigError([f"store: a URL or a client of redis-py's, not {type(client).__name__}"])
-    problems = list(_client_problems(client))
-    if problems:
-        raise ConfigError(problems)
+    check_client(client.get_connection_kwargs())
     return Link(lambda: client, is_cluster=isinstance(client, RedisCluster), ours=False)
 
 
-def _client_problems(client: Client) -> Iterator[str]:
-    settings = client.get_connection_kwargs()
+def check_client(settings: Mapping[str, Any]) -> None:
+    """What a user's client must be, by how it connects. Raises ConfigError."""
+    problems = list(_client_problems(settings))
+    if problems:
+        raise ConfigError(problems)
+
+
+def _client_problems(settings: Mapping[str, Any]) -> Iterator[str]:
     if settings.get("decode_responses"):
         yield "store: the client has decode_responses=True; keys here are bytes: leave it out"
     if settings.get("socket_timeout") is None:
