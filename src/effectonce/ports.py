@@ -6,7 +6,7 @@ simulator that replaces them drives the real driver.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -84,6 +84,7 @@ class Traits:
     in_store_effects: bool
 
 
+@runtime_checkable
 class KeyValueTx(Protocol):
     """The `tx` of a key-value store: the partition's own rows, as this event sees them.
 
@@ -94,6 +95,23 @@ class KeyValueTx(Protocol):
     def put(self, key: bytes, value: bytes) -> None: ...
     def delete(self, key: bytes) -> None: ...
     def scan(self, prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Rows whose key begins with `prefix`, in key order."""
+        ...
+
+
+@runtime_checkable
+class AsyncKeyValueTx(Protocol):
+    """As `KeyValueTx`, for coroutines: what reads is awaited; what writes is only collected.
+
+    balance = await tx.get(key)
+    tx.put(key, b"...")
+    async for key, value in tx.scan(b"account:"): ...
+    """
+
+    async def get(self, key: bytes) -> bytes | None: ...
+    def put(self, key: bytes, value: bytes) -> None: ...
+    def delete(self, key: bytes) -> None: ...
+    def scan(self, prefix: bytes = b"") -> AsyncIterator[tuple[bytes, bytes]]:
         """Rows whose key begins with `prefix`, in key order."""
         ...
 
@@ -187,6 +205,31 @@ class SendsAhead(Protocol):
         is returned is called before any other call, but that one, and at most once.
         """
         ...
+
+
+class AsyncStore(Protocol):
+    """As `Store`, for coroutines of one event loop: all that waits is awaited.
+
+    Calls of several partitions may be under way at once; of one partition, one at a time. A call
+    that is cancelled may take effect all the same: a commit is then as one without an answer
+    (send the identical one again), an open as one of a former owner's (open again).
+    """
+
+    @property
+    def traits(self) -> Traits: ...
+    async def prepare(self) -> bytes: ...
+    async def open(self, at: Partition, topic_id: bytes, *, above: int = 0) -> Opened: ...
+    async def has_positions(self, scope: str, group: str, topic: str) -> bool: ...
+    async def newest_ms(self, scope: str) -> int: ...
+    async def lookup(self, queries: Sequence[Query]) -> list[Known | StoreError]: ...
+    async def commit(self, commits: Sequence[Commit]) -> list[CommitResult]: ...
+    async def find(self, at: Partition, key: bytes) -> Marker | None: ...
+    def transaction(self, at: Partition) -> Transaction:
+        """As `Store.transaction`: collecting asks nobody. Its `tx` is an AsyncKeyValueTx."""
+        ...
+
+    async def release(self, at: Partition) -> None: ...
+    async def close(self) -> None: ...
 
 
 # -- Kafka ---------------------------------------------------------------------------------------

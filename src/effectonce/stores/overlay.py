@@ -13,12 +13,13 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
 from effectonce.errors import TransactionClosed
 from effectonce.model import Write
 
 Row: TypeAlias = tuple[bytes, bytes]
+L = TypeVar("L", bound="Layer")
 
 MAX_KEY_BYTES: Final = 8 * 1024
 """RocksDB keeps keys whole in its index blocks, so it advises small ones."""
@@ -43,27 +44,19 @@ class Fuse:
     blown: bool = False
 
 
-class Overlay:
-    """One event's reads and writes over the partition's own rows. Keys and values are bytes.
+class Layer:
+    """One layer's writes. Keys and values are bytes; how it reads below it, its subclass says.
 
     Valid while its event lasts: afterwards every call raises TransactionClosed.
     """
 
-    __slots__ = ("_below", "_changes", "_closed", "_fuse", "_order")
+    __slots__ = ("_changes", "_closed", "_fuse", "_order")
 
-    def __init__(self, below: Rows, fuse: Fuse) -> None:
-        self._below = below
+    def __init__(self, fuse: Fuse) -> None:
         self._fuse = fuse
         self._closed = False
         self._changes: dict[bytes, bytes | None] = {}
         self._order: list[bytes] = []
-
-    def get(self, key: bytes) -> bytes | None:
-        """The value of `key` as this event sees it, or None."""
-        self._check(key)
-        if key in self._changes:
-            return self._changes[key]
-        return self._below.get(key)
 
     def put(self, key: bytes, value: bytes) -> None:
         self._check(key)
@@ -78,21 +71,20 @@ class Overlay:
         self._check(key)
         self._change(key, None)
 
-    def scan(self, prefix: bytes = b"") -> Iterator[Row]:
-        """Rows whose key begins with `prefix`, in key order, as they are now.
+    def changes(self) -> tuple[Write, ...]:
+        return tuple(self._changes.items())
 
-        Writes made while the scan runs do not show in it.
-        """
-        self._check(prefix)
+    def changes_under(self, prefix: bytes) -> list[Write]:
+        """The changes of keys that begin with `prefix`, in key order."""
         start = bisect_left(self._order, prefix)
-        changes = [
+        return [
             (key, self._changes[key])
             for key in _while_prefixed(islice(self._order, start, None), prefix)
         ]
-        return self._alive(_merged(changes, self._below.scan(prefix)))
 
-    def changes(self) -> tuple[Write, ...]:
-        return tuple(self._changes.items())
+    def change_of(self, key: bytes) -> Write | None:
+        """What this layer makes of `key`, if anything."""
+        return (key, self._changes[key]) if key in self._changes else None
 
     def absorb(self, changes: Sequence[Write]) -> None:
         for key, value in changes:
@@ -125,38 +117,63 @@ class Overlay:
                 "this transaction ended with its event; use it only inside the handler"
             )
 
+
+class Overlay(Layer):
+    """One event's reads and writes over the partition's own rows."""
+
+    __slots__ = ("_below",)
+
+    def __init__(self, below: Rows, fuse: Fuse) -> None:
+        super().__init__(fuse)
+        self._below = below
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of `key` as this event sees it, or None."""
+        self._check(key)
+        if key in self._changes:
+            return self._changes[key]
+        return self._below.get(key)
+
+    def scan(self, prefix: bytes = b"") -> Iterator[Row]:
+        """Rows whose key begins with `prefix`, in key order, as they are now.
+
+        Writes made while the scan runs do not show in it.
+        """
+        self._check(prefix)
+        return self._alive(merged(self.changes_under(prefix), self._below.scan(prefix)))
+
     def _alive(self, rows: Iterator[Row]) -> Iterator[Row]:
         for row in rows:
             self._check_open()
             yield row
 
 
-class KeyValueTransaction:
-    """`ports.Transaction` over rows of bytes: a batch's overlay, and one more for each event."""
+class LayeredTransaction(Generic[L]):
+    """`ports.Transaction`: a batch's layer, and one more for each event."""
 
-    def __init__(self, rows: Rows) -> None:
-        self._fuse = Fuse()
-        self._batch = Overlay(rows, self._fuse)
-        self._open: set[Overlay] = set()
+    def __init__(self, batch: L, fuse: Fuse) -> None:
+        self._fuse = fuse
+        self._batch = batch
+        self._open: dict[int, L] = {}
 
-    def begin(self) -> Overlay:
+    def begin(self) -> L:
         if self._fuse.blown:
             raise TransactionClosed("this batch was cut off: no event can begin in it")
         tx = self._layer()
-        self._open.add(tx)
+        self._open[id(tx)] = tx
         return tx
 
-    def _layer(self) -> Overlay:
-        return Overlay(self._batch, self._fuse)
+    def _layer(self) -> L:
+        """One over the batch's."""
+        raise NotImplementedError
 
     def keep(self, tx: object) -> None:
-        overlay = self._ended(tx)
-        self._batch.absorb(overlay.changes())
+        self._batch.absorb(self._ended(tx).changes())
 
     def discard(self, tx: object) -> None:
-        if isinstance(tx, Overlay) and tx in self._open:
-            tx.close()
-            self._open.remove(tx)
+        layer = self._open.pop(id(tx), None)
+        if layer is not None:
+            layer.close()
 
     def writes(self) -> tuple[Write, ...]:
         return self._batch.changes()
@@ -164,12 +181,23 @@ class KeyValueTransaction:
     def kill(self) -> None:
         self._fuse.blown = True
 
-    def _ended(self, tx: object) -> Overlay:
-        if not isinstance(tx, Overlay) or tx not in self._open or self._fuse.blown:
+    def _ended(self, tx: object) -> L:
+        layer = self._open.pop(id(tx), None)
+        if layer is None or self._fuse.blown:
             raise TransactionClosed("this is no open transaction of this batch")
-        tx.close()
-        self._open.remove(tx)
-        return tx
+        layer.close()
+        return layer
+
+
+class KeyValueTransaction(LayeredTransaction[Overlay]):
+    """The transaction of stores that are read at once."""
+
+    def __init__(self, rows: Rows) -> None:
+        fuse = Fuse()
+        super().__init__(Overlay(rows, fuse), fuse)
+
+    def _layer(self) -> Overlay:
+        return Overlay(self._batch, self._fuse)
 
 
 def _while_prefixed(keys: Iterator[bytes], prefix: bytes) -> Iterator[bytes]:
@@ -179,7 +207,7 @@ def _while_prefixed(keys: Iterator[bytes], prefix: bytes) -> Iterator[bytes]:
         yield key
 
 
-def _merged(changes: Sequence[Write], below: Iterator[Row]) -> Iterator[Row]:
+def merged(changes: Sequence[Write], below: Iterator[Row]) -> Iterator[Row]:
     """Both in key order; a change hides the row below it, a change to None hides itself too."""
     row = next(below, None)
     for key, value in changes:

@@ -22,6 +22,7 @@ from effectonce.stores.overlay import (
     MAX_VALUE_BYTES,
     Fuse,
     KeyValueTransaction,
+    Layer,
     Overlay,
     Rows,
 )
@@ -49,16 +50,13 @@ class Command(tuple[bytes, None]):
         return self
 
 
-class RedisTx(Overlay):
-    """One event's rows and commands. Keys and values: bytes, or str (UTF-8), or int (decimal)."""
+class Commands(Layer):
+    """One event's commands. Keys and values: bytes, or str (UTF-8), or int (decimal)."""
 
-    __slots__ = ("_commands", "_is_cluster", "_space")
-
-    def __init__(self, below: Rows, fuse: Fuse, space: Space, *, is_cluster: bool) -> None:
-        super().__init__(below, fuse)
-        self._commands: list[Command] = []
-        self._space = space
-        self._is_cluster = is_cluster
+    __slots__ = ()
+    _commands: list[Command]
+    _is_cluster: bool
+    _space: Space
 
     def key(self, name: str) -> str:
         """A key of that name which lies in the scope's slot."""
@@ -128,6 +126,18 @@ class RedisTx(Overlay):
             )
 
 
+class RedisTx(Commands, Overlay):
+    """One event's rows and commands."""
+
+    __slots__ = ("_commands", "_is_cluster", "_space")
+
+    def __init__(self, below: Rows, fuse: Fuse, space: Space, *, is_cluster: bool) -> None:
+        super().__init__(below, fuse)
+        self._commands = []
+        self._space = space
+        self._is_cluster = is_cluster
+
+
 class RedisTransaction(KeyValueTransaction):
     """A batch's rows and commands, event by event."""
 
@@ -139,14 +149,18 @@ class RedisTransaction(KeyValueTransaction):
 
     def keep(self, tx: object) -> None:
         super().keep(tx)
-        if isinstance(tx, RedisTx):
-            self._commands += tx.commands()
+        self._commands += commands_of(tx)
 
     def writes(self) -> tuple[Write, ...]:
         return (*super().writes(), *self._commands)
 
     def _layer(self) -> RedisTx:
         return RedisTx(self._batch, self._fuse, self._space, is_cluster=self._is_cluster)
+
+
+def commands_of(tx: object) -> tuple[Command, ...]:
+    """What a `tx` that was kept adds to its batch's rows."""
+    return tx.commands() if isinstance(tx, Commands) else ()
 
 
 def _bytes(value: object) -> bytes:
