@@ -18,13 +18,15 @@ Paths are read as RFC 3986 has them: a space is `%20`, a question mark `%3F`. Re
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Final, TypeAlias
+from importlib.util import find_spec
+from inspect import iscoroutinefunction
+from typing import Final, TypeAlias, TypedDict, TypeGuard, cast
 from urllib.parse import SplitResult, parse_qsl, quote, unquote, urlencode, urlsplit
 
 from effectonce.errors import ConfigError
-from effectonce.ports import Store, Traits
+from effectonce.ports import AsyncStore, Store, Traits
 
-__all__ = ["open_store"]
+__all__ = ["open_async_store", "open_store"]
 
 Options: TypeAlias = dict[str, str]
 
@@ -39,21 +41,53 @@ def open_store(store: str | Store) -> Store:
     Raises ConfigError, which never repeats the URL: it may hold a password.
     """
     if not isinstance(store, str):
-        if not isinstance(getattr(store, "traits", None), Traits):
-            raise ConfigError([f"store: a URL or a Store, not {type(store).__name__}"])
+        _check_store(store)
         return store
+    url, options = _parsed(store)
+    return _SCHEMES[url.scheme](url, options)
+
+
+def open_async_store(store: str | Store | AsyncStore) -> AsyncStore:
+    """As `open_store`, for coroutines; a Store that is none is given a thread of its own.
+
+    Raises ConfigError.
+    """
+    from effectonce.stores.threaded import InThread
+
+    if not isinstance(store, str):
+        _check_store(store)
+        return store if _is_async(store) else InThread(cast("Store", store))
+    url, options = _parsed(store)
+    if _SCHEMES[url.scheme] is not _redis:
+        return InThread(_SCHEMES[url.scheme](url, options))
+    given = _redis_arguments(url, options)
+    from effectonce.stores.redis_aio import AsyncRedisStore
+
+    return AsyncRedisStore(**given)
+
+
+def _check_store(store: object) -> None:
+    if not isinstance(getattr(store, "traits", None), Traits):
+        raise ConfigError([f"store: a URL or a Store, not {type(store).__name__}"])
+
+
+def _is_async(store: Store | AsyncStore) -> TypeGuard[AsyncStore]:
+    return iscoroutinefunction(store.lookup)
+
+
+def _parsed(store: str) -> tuple[SplitResult, Options]:
+    """A URL with a scheme of ours."""
     try:
         url = urlsplit(store)
     except ValueError:  # brackets for an IPv6 address that are none
         raise ConfigError(["store: not a URL"]) from None
-    opener = _SCHEMES.get(url.scheme)
-    if opener is None:
+    if url.scheme not in _SCHEMES:
         known = ", ".join(f"{scheme}:" for scheme in _SCHEMES)
         found = f"the scheme {url.scheme!r} is unknown" if url.scheme else "it has no scheme"
         raise ConfigError([f"store: {found}; there are {known}{_offer(url)}"])
     if url.fragment:
         raise ConfigError(["store: a # in a URL begins a fragment; in a path it is written %23"])
-    return opener(url, _options(url))
+    return url, _options(url)
 
 
 def _offer(url: SplitResult) -> str:
@@ -85,6 +119,21 @@ def _rocksdb(url: SplitResult, options: Options) -> Store:
 
 
 def _redis(url: SplitResult, options: Options) -> Store:
+    given = _redis_arguments(url, options)
+    from effectonce.stores.redis import RedisStore
+
+    return RedisStore(**given)
+
+
+class _RedisArguments(TypedDict):
+    url_or_client: str
+    layout: str
+    durability: str
+    timeout_seconds: float
+    cluster: bool
+
+
+def _redis_arguments(url: SplitResult, options: Options) -> _RedisArguments:
     problems = [*_unknown(options, _OF_REDIS | _OF_CLIENT), *_redis_place(url)]
     cluster = options.get("cluster", "false")
     if cluster not in _BOOLEANS:
@@ -94,16 +143,11 @@ def _redis(url: SplitResult, options: Options) -> Store:
         problems.append(f"store: timeout={timeout!r}: seconds, such as 5")
     if problems:
         raise ConfigError(problems)
-    try:
-        from effectonce.stores.redis import RedisStore
-    except ImportError as error:
-        raise ConfigError(
-            ['store: Redis needs its client: pip install "effectonce[redis]"']
-        ) from error
-
+    if find_spec("redis") is None:
+        raise ConfigError(['store: Redis needs its client: pip install "effectonce[redis]"'])
     query = urlencode({name: value for name, value in options.items() if name in _OF_CLIENT})
-    return RedisStore(
-        f"{url.scheme}://{url.netloc}{url.path}{'?' if query else ''}{query}",
+    return _RedisArguments(
+        url_or_client=f"{url.scheme}://{url.netloc}{url.path}{'?' if query else ''}{query}",
         layout=options.get("layout", "scope"),
         durability=options.get("durability", "process"),
         timeout_seconds=float(timeout),
