@@ -6,6 +6,7 @@
 
 pytest then runs it all against your store. `make_store` is called again, with the same folder, for
 what a restart of the process would do; a store that lives in this process overrides `reopen`.
+An AsyncStore is handed in as `AsyncFacade(lambda: MyAsyncStore(...))` of testing/async_facade.py.
 `pytest.register_assert_rewrite("effectonce.testing")` in your conftest.py makes failures readable.
 """
 

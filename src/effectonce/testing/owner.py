@@ -27,8 +27,7 @@ from effectonce.model import (
     Query,
     Write,
 )
-from effectonce.ports import Store, Transaction
-from effectonce.stores.overlay import Overlay
+from effectonce.ports import KeyValueTx, Store, Transaction
 
 AT: Final = Partition("payments", "billing", "orders", 0)
 OTHER: Final = replace(AT, number=1)
@@ -98,10 +97,10 @@ def start_of(row: Position) -> Position:
     return replace(row, next=0, generations=(GenerationStart(1, 0, 0, 1_000),), floor=1)
 
 
-def tx_of(transaction: Transaction) -> Overlay:
+def tx_of(transaction: Transaction) -> KeyValueTx:
     """The `tx` of the next event, as the type that key-value stores hand out."""
     tx = transaction.begin()
-    assert isinstance(tx, Overlay)
+    assert isinstance(tx, KeyValueTx)
     return tx
 
 
