@@ -13,8 +13,11 @@ from effectonce.errors import StoreUnavailable
 from effectonce.model import Already, Applied, Commit, Known, Query, Unknown
 from effectonce.ports import Store
 from effectonce.stores.redis import RedisStore
+from effectonce.stores.redis_aio import AsyncRedisStore
 from effectonce.stores.redis_link import slot_of
+from effectonce.stores.redis_shared import settings_of
 from effectonce.stores.redis_tx import RedisTx
+from effectonce.testing.async_facade import AsyncFacade
 from effectonce.testing.contract import StoreContract
 from effectonce.testing.owner import AT, Owner, keys_of
 from effectonce.testing.servers import ServerUnavailable, ValkeyCluster, ValkeyServer
@@ -66,6 +69,14 @@ def own_slot(node: ValkeyServer, slot: int) -> bool:
     return any(int(span[0]) <= slot <= int(span[-1]) for span in spans)
 
 
+@pytest.fixture(params=["sync", "async"])
+def made(request: pytest.FixtureRequest) -> Callable[..., Store]:
+    """Makes a store, of either face."""
+    if request.param == "sync":
+        return RedisStore
+    return lambda url, **options: AsyncFacade(lambda: AsyncRedisStore(url, **options))
+
+
 class Move:
     """A slot on its way from the node that has it to another, key by key, as operators do it."""
 
@@ -92,9 +103,9 @@ class Move:
 
 
 def test_a_slot_on_its_way_is_waited_for_and_never_half_read(
-    cluster: ValkeyCluster, client: RedisCluster
+    cluster: ValkeyCluster, client: RedisCluster, made: Callable[..., Store]
 ) -> None:
-    store = RedisStore(cluster.url, cluster=True, timeout_seconds=1)
+    store = made(cluster.url, cluster=True, timeout_seconds=1)
     owner = Owner.open(store)
     owner.commit([1, 2])
     scope = "effectonce:{payments}"
@@ -120,13 +131,14 @@ def test_a_slot_on_its_way_is_waited_for_and_never_half_read(
 
 
 def test_a_master_that_is_killed_holds_its_own_slots_alone(
-    cluster: ValkeyCluster, client: RedisCluster
+    cluster: ValkeyCluster, client: RedisCluster, made: Callable[..., Store]
 ) -> None:
-    store = RedisStore(cluster.url, cluster=True, layout="partition", timeout_seconds=1)
+    store = made(cluster.url, cluster=True, layout="partition", timeout_seconds=1)
     scopes = [replace(AT, number=number) for number in range(12)]
     owners = {at: Owner.open(store, at) for at in scopes}
     down = cluster.nodes[1]
-    slots = {at: slot_of(store._space(at).scope.encode()) for at in scopes}
+    spread = settings_of("partition", "process", 1)
+    slots = {at: slot_of(spread.space(at).scope.encode()) for at in scopes}
     lost = {at for at, slot in slots.items() if own_slot(down, slot)}
     assert 0 < len(lost) < len(scopes)
     down.kill()

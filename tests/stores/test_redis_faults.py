@@ -32,10 +32,13 @@ from effectonce.model import (
     Stale,
     Unknown,
 )
+from effectonce.ports import Store
 from effectonce.stores import redis as redis_store
+from effectonce.stores import redis_aio
 from effectonce.stores.redis import RedisStore
+from effectonce.stores.redis_aio import AsyncRedisStore
 from effectonce.stores.redis_rows import Row, decode_marker, decode_row, encode_row
-from effectonce.stores.redis_tx import RedisTx
+from effectonce.testing.async_facade import AsyncFacade
 from effectonce.testing.owner import (
     AT,
     EVERY_FIELD,
@@ -45,6 +48,7 @@ from effectonce.testing.owner import (
     key_bytes,
     keys_of,
     next_generation,
+    tx_of,
 )
 from effectonce.testing.servers import ValkeyServer
 from tests.stores.redis_kit import order
@@ -69,15 +73,19 @@ def admin(server: ValkeyServer) -> Iterator[Redis]:
         yield client
 
 
-@pytest.fixture
-def store(server: ValkeyServer) -> Iterator[RedisStore]:
-    store = RedisStore(server.url, timeout_seconds=QUICK)
+@pytest.fixture(params=["sync", "async"])
+def store(server: ValkeyServer, request: pytest.FixtureRequest) -> Iterator[Store]:
+    store: Store = (
+        RedisStore(server.url, timeout_seconds=QUICK)
+        if request.param == "sync"
+        else AsyncFacade(lambda: AsyncRedisStore(server.url, timeout_seconds=QUICK))
+    )
     yield store
     store.close()
 
 
 @pytest.fixture
-def owner(store: RedisStore) -> Owner:
+def owner(store: Store) -> Owner:
     return Owner.open(store)
 
 
@@ -134,8 +142,7 @@ def test_a_master_that_became_a_replica_answers_nothing(admin: Redis, owner: Own
     with ValkeyServer.start() as master:
         admin.replicaof("127.0.0.1", master.tcp_url.rsplit(":", 1)[1])
         commit = is_away(owner, "replica")
-        tx = owner.store.transaction(AT).begin()
-        assert isinstance(tx, RedisTx)
+        tx = tx_of(owner.store.transaction(AT))
         for read in (lambda: tx.get(b"n"), tx.scan, lambda: owner.marker(8)):
             with pytest.raises(StoreUnavailable, match="replica"):
                 read()
@@ -238,7 +245,7 @@ def test_a_released_partition_takes_nothing_from_here(owner: Owner) -> None:
 
 
 def test_an_epoch_that_a_failover_hands_out_twice_has_two_owners(
-    server: ValkeyServer, admin: Redis, store: RedisStore
+    server: ValkeyServer, admin: Redis, store: Store
 ) -> None:
     Owner.open(store)
     before = admin.hget(POSITIONS, PARTITION)
@@ -270,9 +277,7 @@ def test_a_row_that_lost_its_last_commit_is_noticed_before_a_handler_runs(
     assert again.seen(3) == [False]
 
 
-def test_a_look_up_that_is_out_of_date_hides_no_marker(
-    server: ValkeyServer, store: RedisStore
-) -> None:
+def test_a_look_up_that_is_out_of_date_hides_no_marker(server: ValkeyServer, store: Store) -> None:
     here = Owner.open(store)
     there = Owner.open(RedisStore(server.url), OTHER)
     known = here.known(1, 2)
@@ -322,7 +327,7 @@ def test_rivals_on_overlapping_keys_apply_each_of_them_once(server: ValkeyServer
 
 
 def test_a_generation_goes_whole_once_every_partition_has_passed_it(
-    admin: Redis, store: RedisStore
+    admin: Redis, store: Store
 ) -> None:
     here, there = Owner.open(store), Owner.open(store, OTHER)
     here.commit([1], outcomes={0: VALUE})
@@ -355,7 +360,8 @@ def test_a_commit_of_nothing_but_repeats_leaves_no_empty_generation(owner: Owner
 
 @pytest.fixture
 def always_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_store, "CHECK_SECONDS", 0.0)
+    for module in (redis_store, redis_aio):
+        monkeypatch.setattr(module, "CHECK_SECONDS", 0.0)
 
 
 def test_a_policy_that_evicts_is_noticed_and_waited_for(

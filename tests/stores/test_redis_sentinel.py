@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.exceptions import RedisError
 from redis.sentinel import Sentinel
 
 from effectonce.model import Already, Applied, CommitResult, Unknown
+from effectonce.ports import Store
 from effectonce.stores.redis import RedisStore
+from effectonce.stores.redis_aio import AsyncRedisStore
+from effectonce.testing.async_facade import AsyncFacade
 from effectonce.testing.owner import Owner
 from effectonce.testing.servers import ValkeyServer
 from effectonce.testing.servers.process import ServerProcess, free_port
@@ -76,12 +80,34 @@ class Deployment:
     master: ValkeyServer
     replica: ValkeyServer
     sentinel: Redis
-    client: Redis
-    """Asks the Sentinel for the master at every new connection."""
+    store: Store
+    """Its client asks the Sentinel for the master at every new connection."""
 
 
-@pytest.fixture
-def deployment(tmp_path: Path) -> Iterator[Deployment]:
+@contextmanager
+def sync_store(port: int) -> Iterator[Store]:
+    make: Any = Sentinel
+    sentinel = make([("127.0.0.1", port)], socket_timeout=1)
+    with sentinel.master_for("payments", socket_timeout=1) as client:
+        yield RedisStore(client)
+    for each in sentinel.sentinels:
+        each.close()
+
+
+@contextmanager
+def async_store(port: int) -> Iterator[Store]:
+    make: Any = AsyncSentinel
+    sentinel = make([("127.0.0.1", port)], socket_timeout=1)
+    client = sentinel.master_for("payments", socket_timeout=1)
+    store = AsyncFacade(lambda: AsyncRedisStore(client))
+    yield store
+    for each in (client, *sentinel.sentinels):
+        store.run(each.aclose())
+    store.close()
+
+
+@pytest.fixture(params=[sync_store, async_store])
+def deployment(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Deployment]:
     with ExitStack() as stack:
         at_once: dict[str, str | int] = {"repl-diskless-sync-delay": 0}
         master = stack.enter_context(ValkeyServer.start(config=at_once))
@@ -90,12 +116,8 @@ def deployment(tmp_path: Path) -> Iterator[Deployment]:
         port = stack.enter_context(sentinel_of(master, tmp_path))
         admin = stack.enter_context(Redis(port=port))
         await_that(lambda: order(admin, "SENTINEL REPLICAS", "payments"))
-        make: Any = Sentinel
-        sentinel = make([("127.0.0.1", port)], socket_timeout=1)
-        client = stack.enter_context(sentinel.master_for("payments", socket_timeout=1))
-        yield Deployment(master, replica, admin, client)
-        for each in sentinel.sentinels:
-            each.close()
+        store = stack.enter_context(request.param(port))
+        yield Deployment(master, replica, admin, store)
 
 
 def fails_over(sentinel: Redis) -> bool:
@@ -125,8 +147,7 @@ def is_demoted(master: Redis) -> bool:
 
 @pytest.mark.parametrize("how", ["asked for", "killed"])
 def test_a_failover_is_waited_for_and_repeats_nothing(deployment: Deployment, how: str) -> None:
-    store = RedisStore(deployment.client)
-    owner = Owner.open(store)
+    owner = Owner.open(deployment.store)
     for number in range(5):
         assert until_answered(owner, number) == Applied()
     with Redis.from_url(deployment.master.url) as master:
@@ -145,4 +166,3 @@ def test_a_failover_is_waited_for_and_repeats_nothing(deployment: Deployment, ho
         assert replica.hlen("effectonce:{payments}:markers:0:1") == 30
     assert owner.seen(0, 4, 5, 29, 30) == [True, True, True, True, False]
     assert owner.rows() == [(b"n", b"29")]
-    store.close()
