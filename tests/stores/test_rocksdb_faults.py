@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 from rocksdict import Options, Rdict, WriteBatch, WriteOptions
@@ -23,6 +24,8 @@ from effectonce.stores.encoding import (
     packed_key,
 )
 from effectonce.stores.rocksdb import RocksDBStore
+from effectonce.stores.threaded import InThread
+from effectonce.testing.async_facade import AsyncFacade
 from effectonce.testing.owner import (
     AT,
     OTHER,
@@ -44,19 +47,31 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
-@pytest.fixture
-def store(path: Path) -> Iterator[RocksDBStore]:
-    store = RocksDBStore(path)
+class InItsThread(AsyncFacade):
+    """RocksDB as coroutines have it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.rocksdb = RocksDBStore(path)
+        super().__init__(lambda: InThread(self.rocksdb))
+
+
+OnRocksDB: TypeAlias = RocksDBStore | InItsThread
+
+
+@pytest.fixture(params=[RocksDBStore, InItsThread])
+def store(path: Path, request: pytest.FixtureRequest) -> Iterator[OnRocksDB]:
+    store: OnRocksDB = request.param(path)
     yield store
     store.close()
 
 
-def folder_of(store: RocksDBStore, at: Partition = AT) -> Path:
+def folder_of(store: OnRocksDB, at: Partition = AT) -> Path:
     return store.path / at.scope / at.group / at.topic / str(at.number)
 
 
 @contextmanager
-def raw(store: RocksDBStore) -> Iterator[Rdict]:
+def raw(store: OnRocksDB) -> Iterator[Rdict]:
     """The database of AT without us; that it opens shows that the LOCK is free."""
     db = Rdict(str(folder_of(store)), Options(raw_mode=True))
     try:
@@ -68,7 +83,7 @@ def raw(store: RocksDBStore) -> Iterator[Rdict]:
 # -- rows that cannot be read --
 
 
-def some_commits(store: RocksDBStore) -> None:
+def some_commits(store: OnRocksDB) -> None:
     owner = Owner.open(store)
     owner.commit([1, 2], outcomes={0: VALUE})
     owner.position = next_generation(owner.position, 2, floor=1)
@@ -108,7 +123,7 @@ DAMAGES: dict[str, tuple[Callable[[Rdict], object], str]] = {
 
 
 @pytest.mark.parametrize("name", DAMAGES)
-def test_damage_stops_the_partition_and_frees_its_lock(store: RocksDBStore, name: str) -> None:
+def test_damage_stops_the_partition_and_frees_its_lock(store: OnRocksDB, name: str) -> None:
     damage, says = DAMAGES[name]
     some_commits(store)
     with raw(store) as db:
@@ -125,7 +140,7 @@ def test_damage_stops_the_partition_and_frees_its_lock(store: RocksDBStore, name
     assert Owner.open(store).seen(1, 2, 3, 4, 5) == [True, True, True, True, False]
 
 
-def test_a_missing_outcome_is_not_taken_for_none(store: RocksDBStore) -> None:
+def test_a_missing_outcome_is_not_taken_for_none(store: OnRocksDB) -> None:
     some_commits(store)
     with raw(store) as db:
         db.delete(outcome_key(1, key_bytes(1)))
@@ -135,7 +150,7 @@ def test_a_missing_outcome_is_not_taken_for_none(store: RocksDBStore) -> None:
     assert owner.marker(2).outcome is None
 
 
-def test_an_outcome_that_was_set_aside_leaves_its_marker_readable(store: RocksDBStore) -> None:
+def test_an_outcome_that_was_set_aside_leaves_its_marker_readable(store: OnRocksDB) -> None:
     some_commits(store)
     key = outcome_key(1, key_bytes(1))
     with raw(store) as db:
@@ -145,14 +160,14 @@ def test_an_outcome_that_was_set_aside_leaves_its_marker_readable(store: RocksDB
     assert (marker.status, marker.outcome) == (Status.HAS_OUTCOME, None)
 
 
-def damage_largest_file(store: RocksDBStore) -> None:
+def damage_largest_file(store: OnRocksDB) -> None:
     table = max(folder_of(store).glob("*.sst"), key=lambda file: file.stat().st_size)
     damaged = bytearray(table.read_bytes())
     damaged[len(damaged) // 2] ^= 0xFF
     table.write_bytes(damaged)
 
 
-def test_a_damaged_file_is_not_the_end_of_a_scan(store: RocksDBStore) -> None:
+def test_a_damaged_file_is_not_the_end_of_a_scan(store: OnRocksDB) -> None:
     keys = [b"%06d" % i for i in range(20_000)]
     owner = Owner.open(store)
     owner.put(*((key, os.urandom(100)) for key in keys))
@@ -167,7 +182,7 @@ def test_a_damaged_file_is_not_the_end_of_a_scan(store: RocksDBStore) -> None:
 
 
 def test_a_damaged_file_of_markers_stops_the_partition_and_frees_its_lock(
-    store: RocksDBStore,
+    store: OnRocksDB,
 ) -> None:
     owner = Owner.open(store)
     owner.commit(range(100_000))
@@ -207,15 +222,16 @@ class Fails:
         raise Exception("IO error: While fsync: a wire fell out: Input/output error")
 
 
-def break_next_write(store: RocksDBStore, *, lands: bool) -> None:
-    partition = store._partitions[AT]
+def break_next_write(store: OnRocksDB, *, lands: bool) -> None:
+    rocksdb = store.rocksdb if isinstance(store, InItsThread) else store
+    partition = rocksdb._partitions[AT]
     assert partition._db is not None
     partition._db = Fails(partition._db, lands=lands)  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize("lands", [False, True])
 def test_a_write_without_an_answer_is_settled_by_sending_it_again(
-    store: RocksDBStore, lands: bool
+    store: OnRocksDB, lands: bool
 ) -> None:
     here, there = Owner.open(store, AT), Owner.open(store, OTHER)
     here.commit([1])
@@ -235,7 +251,7 @@ def test_a_write_without_an_answer_is_settled_by_sending_it_again(
 
 @pytest.mark.parametrize("lands", [False, True])
 def test_a_lookup_after_a_lost_answer_tells_what_the_disk_holds(
-    store: RocksDBStore, lands: bool
+    store: OnRocksDB, lands: bool
 ) -> None:
     owner = Owner.open(store)
     owner.commit([1])
@@ -245,8 +261,9 @@ def test_a_lookup_after_a_lost_answer_tells_what_the_disk_holds(
 
 
 def test_an_interrupt_after_the_write_forgets_no_marker(
-    store: RocksDBStore, monkeypatch: pytest.MonkeyPatch
+    path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    store = RocksDBStore(path)
     owner = Owner.open(store)
     commit = owner.prepared([1, 2])
 
@@ -259,10 +276,11 @@ def test_an_interrupt_after_the_write_forgets_no_marker(
             owner.send(commit)
     assert owner.seen(1, 2, 3) == [True, True, False]
     assert owner.send(commit) == Already()
+    store.close()
 
 
 def test_whoever_opened_after_a_failed_write_owns_the_partition(
-    store: RocksDBStore, path: Path
+    store: OnRocksDB, path: Path
 ) -> None:
     owner = Owner.open(store)
     commit = owner.prepared([1])
@@ -280,7 +298,7 @@ def test_whoever_opened_after_a_failed_write_owns_the_partition(
 
 
 def test_an_old_copy_with_the_same_epoch_is_not_taken_for_ours(
-    store: RocksDBStore, tmp_path: Path
+    store: OnRocksDB, tmp_path: Path
 ) -> None:
     Owner.open(store)
     store.release(AT)
@@ -298,7 +316,7 @@ def test_an_old_copy_with_the_same_epoch_is_not_taken_for_ours(
 
 
 def test_a_failed_open_changes_nothing_that_counts(
-    store: RocksDBStore, monkeypatch: pytest.MonkeyPatch
+    store: OnRocksDB, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     owner = Owner.open(store)
     owner.commit([1])
@@ -337,7 +355,7 @@ def test_an_epoch_is_on_the_disk_even_where_commits_need_not_be(path: Path, sync
     store.close()
 
 
-def test_what_is_dropped_leaves_the_disk(store: RocksDBStore) -> None:
+def test_what_is_dropped_leaves_the_disk(store: OnRocksDB) -> None:
     owner = Owner.open(store)
     owner.commit([1, 2], outcomes={0: VALUE, 1: VALUE})
     owner.position = next_generation(owner.position, 9, floor=7)
@@ -421,7 +439,7 @@ def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
             RocksDBStore(path).prepare()
 
 
-def test_a_name_too_long_for_a_folder_is_the_users_to_change(store: RocksDBStore) -> None:
+def test_a_name_too_long_for_a_folder_is_the_users_to_change(store: OnRocksDB) -> None:
     with pytest.raises(ConfigError, match=r"the group .* is too long"):
         store.open(replace(AT, group="é" * 43), TOPIC_ID)
     assert Owner.open(store, replace(AT, group="é" * 42)).commit([1]) == Applied()
@@ -430,7 +448,7 @@ def test_a_name_too_long_for_a_folder_is_the_users_to_change(store: RocksDBStore
 # -- what is not open --
 
 
-def test_what_was_released_answers_nothing(store: RocksDBStore) -> None:
+def test_what_was_released_answers_nothing(store: OnRocksDB) -> None:
     owner = Owner.open(store)
     owner.commit([1])
     tx = tx_of(store.transaction(AT))
@@ -447,7 +465,7 @@ def test_what_was_released_answers_nothing(store: RocksDBStore) -> None:
             ask()
 
 
-def test_what_was_never_opened_answers_nothing(store: RocksDBStore) -> None:
+def test_what_was_never_opened_answers_nothing(store: OnRocksDB) -> None:
     (answer,) = store.lookup([Query(AT, keys_of(1), 0)])
     assert isinstance(answer, StoreUnavailable)
     with pytest.raises(StoreUnavailable, match="never opened"):
@@ -455,7 +473,7 @@ def test_what_was_never_opened_answers_nothing(store: RocksDBStore) -> None:
     assert not store.path.exists()
 
 
-def test_reopening_leaves_no_heap_of_files(store: RocksDBStore) -> None:
+def test_reopening_leaves_no_heap_of_files(store: OnRocksDB) -> None:
     for _ in range(20):
         Owner.open(store).commit([1])
         store.release(AT)

@@ -89,7 +89,8 @@ from effectonce.stores.redis_tx import Command, Commands, commands_of
 class AsyncRedisStore:
     """As `RedisStore`, awaited: a URL, or a client of redis.asyncio's that stays yours.
 
-    One event loop uses it. Raises ConfigError. Nothing is asked before `prepare`.
+    One event loop uses it. The commits of one call go out one after another, as in the sync store;
+    what shall go out at once is a call each. Raises ConfigError. Nothing is asked before `prepare`.
     """
 
     def __init__(

@@ -56,7 +56,10 @@ class InThread:
         return await self._thread.run(lambda: self._store.find(at, key))
 
     def transaction(self, at: Partition) -> Transaction:
-        return AsyncKeyValueTransaction(_RowsInThread(self._store, at, self._thread))
+        tx = self._store.transaction(at).begin()
+        if not isinstance(tx, KeyValueTx):
+            raise TypeError(f"{type(tx).__name__} is no KeyValueTx: it cannot be awaited")
+        return AsyncKeyValueTransaction(_RowsInThread(tx, self._thread))
 
     async def release(self, at: Partition) -> None:
         await self._thread.run(lambda: self._store.release(at))
@@ -87,21 +90,14 @@ class Thread:
 
 
 class _RowsInThread:
-    """The committed rows of a partition: what a `tx` that has written nothing reads."""
+    """The committed rows of a partition: what a `tx` that writes nothing reads."""
 
-    def __init__(self, store: Store, at: Partition, thread: Thread) -> None:
-        self._store = store
-        self._at = at
+    def __init__(self, tx: KeyValueTx, thread: Thread) -> None:
+        self._tx = tx
         self._thread = thread
 
     async def get(self, key: bytes) -> bytes | None:
-        return await self._thread.run(lambda: self._tx().get(key))
+        return await self._thread.run(lambda: self._tx.get(key))
 
     async def scan(self, prefix: bytes) -> Sequence[Row]:
-        return await self._thread.run(lambda: list(self._tx().scan(prefix)))
-
-    def _tx(self) -> KeyValueTx:
-        tx = self._store.transaction(self._at).begin()
-        if not isinstance(tx, KeyValueTx):
-            raise TypeError(f"{type(tx).__name__} is no KeyValueTx: its store has no rows to await")
-        return tx
+        return await self._thread.run(lambda: list(self._tx.scan(prefix)))
