@@ -141,7 +141,7 @@ class AsyncRedisStore:
         found: bytes = await self._link.read("HGET", space.positions, name) or b""
         for _ in range(ATTEMPTS):
             attempt = opening(at, found, identity, topic_id, above)
-            answer = await self._link.run(OPEN, [space.positions], attempt.args)
+            answer = await self._link.run(OPEN, [space.scope, space.positions], attempt.args)
             if answer == [b"opened"]:
                 self._owned[at] = attempt.owned
                 return attempt.opened
