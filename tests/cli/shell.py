@@ -14,6 +14,7 @@ from effectonce.cli.app import run
 from effectonce.core.outcome import encode_outcome
 from effectonce.identity.keys import keys_of
 from effectonce.model import Keys, Partition
+from effectonce.ports import Store
 from effectonce.stores.encoding import packed_key
 from effectonce.stores.rocksdb import RocksDBStore
 from effectonce.stores.rocksdb_files import Folder
@@ -54,7 +55,7 @@ def shell(
 
 
 def mark(
-    store: RocksDBStore, keys: Keys, outcome: object = None, at: Partition = AT, time_ms: int = 0
+    store: Store, keys: Keys, outcome: object = None, at: Partition = AT, time_ms: int = 0
 ) -> None:
     """One event that took effect."""
     owner = Owner.open(store, at)

@@ -16,6 +16,7 @@ from effectonce.ports import Durability
 from effectonce.stores.redis import RedisStore
 from effectonce.stores.redis_checks import Server, ask, problems_of, version_of
 from effectonce.stores.redis_link import Link
+from effectonce.stores.redis_wait import Wait
 from effectonce.testing.owner import Owner
 from effectonce.testing.servers import ValkeyServer
 from tests.stores.redis_kit import order
@@ -28,15 +29,19 @@ SOUND = Server(
     policy="noeviction",
     append_only=True,
     fsync="always",
+    min_replicas=0,
     is_cluster=False,
     evicted_keys=0,
 )
+NOTHING = Wait()
 PLAIN = Link(Redis, is_cluster=False, ours=True)
 CLUSTER = Link(lambda: RedisCluster(host="nowhere"), is_cluster=True, ours=True)
 
 
-def problems(server: Server, link: Link = PLAIN, durability: str = "host") -> list[str]:
-    return problems_of([server], link, Durability(durability))
+def problems(
+    server: Server, link: Link = PLAIN, durability: str = "host", wait: Wait = NOTHING
+) -> list[str]:
+    return problems_of([server], link, Durability(durability), wait)
 
 
 def test_a_sound_server_is_taken() -> None:
@@ -64,6 +69,34 @@ def test_a_sound_server_is_taken() -> None:
 def test_each_thing_that_breaks_the_promise_is_told(server: Server, says: str) -> None:
     (problem,) = problems(server)
     assert says in problem
+
+
+AOF = Wait(aof=True)
+
+
+@pytest.mark.parametrize(
+    ("server", "wait", "says"),
+    [
+        (replace(SOUND, version="7.0.15"), AOF, "from 7.2 on"),
+        (replace(SOUND, fsync="everysec"), AOF, "before it has synced"),
+        (replace(SOUND, fsync=None), AOF, "CONFIG GET is refused"),
+        (replace(SOUND, version="8.0.0", fsync="no"), AOF, "would wait for ever"),
+        (replace(SOUND, min_replicas=1), Wait(replicas=2), "min-replicas-to-write 1"),
+        (replace(SOUND, min_replicas=None), Wait(replicas=1), "CONFIG GET is refused"),
+    ],
+)
+def test_what_is_waited_for_must_be_there_to_wait_for(
+    server: Server, wait: Wait, says: str
+) -> None:
+    (problem,) = problems(server, wait=wait)
+    assert says in problem
+
+
+def test_a_server_whose_waitaof_waits_is_taken_with_everysec() -> None:
+    honest = replace(SOUND, version="8.0.0")
+    assert problems(replace(honest, fsync="everysec"), wait=AOF) == []
+    assert problems(replace(honest, fsync=None), wait=AOF) == []
+    assert problems(replace(SOUND, min_replicas=2), wait=Wait(replicas=2, aof=True)) == []
 
 
 def test_a_plain_server_behind_a_cluster_client_is_told() -> None:
@@ -96,7 +129,7 @@ class Loading(Link):
 
 def test_a_server_that_loads_is_waited_for_and_not_refused_for_the_file_that_it_reads() -> None:
     with pytest.raises(StoreUnavailable, match="loading"):
-        ask(Loading(), fsync=False)
+        ask(Loading(), settings=False)
 
 
 # -- on real servers -------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import json as jsons
 import sys
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -14,6 +14,9 @@ from rich.console import Console
 import effectonce
 from effectonce.errors import ConfigError, EffectOnceError
 from effectonce.ports import Reach
+
+if TYPE_CHECKING:
+    from effectonce.cli.stored import Wanted
 
 PIPED_WIDTH = 160
 """Columns where there is no terminal to ask: for a log or a pager, nothing is cut off."""
@@ -122,7 +125,7 @@ def simulate(
     raise typer.Exit(play(seed, 1000 if seeds is None else seeds, place))
 
 
-Store = Annotated[str, typer.Argument(metavar="STORE_URL", help="rocksdb:///path")]
+Store = Annotated[str, typer.Argument(metavar="STORE_URL", help="rocksdb:///path, redis://host")]
 Scope = Annotated[str | None, typer.Option(help="Only this scope.")]
 Group = Annotated[str | None, typer.Option(help="Only this consumer group.")]
 Topic = Annotated[str | None, typer.Option(help="Only this topic.")]
@@ -157,14 +160,16 @@ def inspect(
     Exits 0; 1 if the event was not found; 2 if not all could be read, or nothing.
     """
     from effectonce.cli import inspect as inspecting
-    from effectonce.cli.stored import Wanted, key_from_hex, key_of, partitions_of, root_of
+    from effectonce.cli.stored import Wanted, key_from_hex, key_of, named, partitions_of, root_of
     from effectonce.stores.rocksdb_options import Shared
 
     if event_id and key:
         raise ConfigError(["--id and --key are two ways to name one event: give one"])
     asked = key_of(event_id, secret_file) if event_id else key_from_hex(key) if key else None
-    root = root_of(store)
     wanted = Wanted(scope, group, topic, partition)
+    if named(store) == "redis":
+        raise typer.Exit(_inspect_redis(store, wanted, asked, json))
+    root = root_of(store)
     shared = Shared()
     seen = [inspecting.inspect(root, at, shared, asked) for at in partitions_of(root, wanted)]
     answer = inspecting.answer_of(seen, asked is not None)
@@ -173,6 +178,17 @@ def inspect(
     else:
         inspecting.show(_console(), seen, answer)
     raise typer.Exit(inspecting.exit_code(seen, answer))
+
+
+def _inspect_redis(url: str, wanted: Wanted, asked: bytes | None, json: bool) -> int:
+    from effectonce.cli import inspect_redis
+
+    report = inspect_redis.inspect(url, wanted, asked)
+    if json:
+        print(jsons.dumps(inspect_redis.as_json(report), indent=2))
+    else:
+        inspect_redis.show(_console(), report)
+    return report.exit_code
 
 
 @app.command()

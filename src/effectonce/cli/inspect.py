@@ -73,11 +73,17 @@ def inspect(root: Path, at: Partition, shared: Shared, key: bytes | None) -> See
 
 def answer_of(seen: Sequence[Seen], asked: bool) -> Answer:
     """What the partitions together say."""
+    found = any(each.view.found for each in seen)
+    return answered(asked, found=found, whole=all(each.view.whole for each in seen))
+
+
+def answered(asked: bool, *, found: bool, whole: bool) -> Answer:
+    """As in the table above."""
     if not asked:
         return Answer.NOT_ASKED
-    if any(each.view.found for each in seen):
+    if found:
         return Answer.FOUND
-    return Answer.NOT_FOUND if all(each.view.whole for each in seen) else Answer.UNKNOWN
+    return Answer.NOT_FOUND if whole else Answer.UNKNOWN
 
 
 def exit_code(seen: Sequence[Seen], answer: Answer) -> int:
@@ -97,7 +103,7 @@ def as_json(seen: Sequence[Seen], answer: Answer) -> dict[str, Any]:
         told["event"] = {
             "answer": answer.value,
             "effects": [
-                {"partition": _at_json(each.at), **_marker_json(marker)}
+                {"partition": at_json(each.at), **marker_json(marker)}
                 for each in seen
                 for marker in each.view.found
             ],
@@ -108,9 +114,9 @@ def as_json(seen: Sequence[Seen], answer: Answer) -> dict[str, Any]:
 def _partition_json(seen: Seen) -> dict[str, Any]:
     view, row = seen.view, seen.view.row
     return {
-        **_at_json(seen.at),
+        **at_json(seen.at),
         "holder": seen.holder,
-        "position": _position_json(row.position) if row is not None else None,
+        "position": position_json(row.position) if row is not None else None,
         "generations": [
             {
                 "generation": generation,
@@ -127,17 +133,20 @@ def _partition_json(seen: Seen) -> dict[str, Any]:
     }
 
 
-def _at_json(at: Partition) -> dict[str, Any]:
+def at_json(at: Partition) -> dict[str, Any]:
+    """Which partition."""
     return {"scope": at.scope, "group": at.group, "topic": at.topic, "number": at.number}
 
 
-def _position_json(position: Position) -> dict[str, Any]:
+def position_json(position: Position) -> dict[str, Any]:
+    """A row, without its generations."""
     told = {f.name: getattr(position, f.name) for f in fields(position) if f.name != "generations"}
     told["topic_id"] = kafka_id(position.topic_id)
     return {k: v.hex() if isinstance(v, bytes) else v for k, v in told.items()}
 
 
-def _marker_json(marker: Marker) -> dict[str, Any]:
+def marker_json(marker: Marker) -> dict[str, Any]:
+    """A marker, without its key."""
     return {
         "offset": marker.offset,
         "run": marker.run,
@@ -204,11 +213,18 @@ def show(console: Console, seen: Sequence[Seen], answer: Answer) -> None:
             console.print(f"{each.at}: {each.view.set_aside:,} rows were set aside")
     for each in seen:
         for marker in each.view.found:
-            console.print(_effect(each, marker))
+            row = each.view.row
+            current = row.position.run if row is not None else marker.run
+            console.print(effect(f"{each.at} at offset {marker.offset:,}", marker, current))
+    say(console, answer, f"the {len(seen)} partitions above")
+
+
+def say(console: Console, answer: Answer, where: str) -> None:
+    """What an answer without a marker means."""
     if answer is Answer.NOT_FOUND:
         console.print(
-            f"NOT FOUND: no marker in the {len(seen)} partitions above. The event has not taken "
-            "effect there, or so long ago that its marker was dropped with its generation.\n"
+            f"NOT FOUND: no marker in {where}. The event has not taken effect there, or so long "
+            "ago that its marker was dropped with its generation.\n"
             "The ID was taken as one text without a secret, unless you said otherwise: give "
             "--secret-file where Once has a secret=, --id once for each part of a joined ID, or "
             "--key with the 32 digits of event.id."
@@ -248,11 +264,10 @@ def _cells(seen: Seen) -> Iterator[str]:
     yield seen.holder or "–"
 
 
-def _effect(seen: Seen, marker: Marker) -> Table:
-    row = seen.view.row
-    current = row.position.run if row is not None else marker.run
+def effect(where: str, marker: Marker, current: int) -> Table:
+    """One event that took effect; `current`: the run that its partition is in."""
     run = f"{marker.run}" + ("" if marker.run == current else f", of which {current} knows nothing")
-    title = f"FOUND: took effect in {seen.at} at offset {marker.offset:,}"
+    title = f"FOUND: took effect in {where}"
     table = Table(
         title=title, title_justify="left", title_style="bold green", box=None, show_header=False
     )

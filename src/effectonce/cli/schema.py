@@ -7,6 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from effectonce.errors import ConfigError
 from effectonce.stores import open_store
+from effectonce.stores.redis import RedisStore
 from effectonce.stores.redis_checks import RIGHTS
 
 USER = "effectonce"
@@ -18,9 +19,9 @@ def schema(store: str) -> str:
     User and password are those of the URL; the password is printed as its SHA-256, as the server
     keeps it. Raises ConfigError for a store that needs nothing.
     """
-    open_store(store)  # its complaints about the URL
+    opened = open_store(store)  # its complaints about the URL
     url = urlsplit(store)
-    if url.scheme not in ("redis", "rediss", "unix"):
+    if not isinstance(opened, RedisStore):
         raise ConfigError([f"store: {url.scheme}: makes by itself what it needs"])
     name = unquote(url.username or USER)
     if not name.isprintable() or any(letter.isspace() for letter in name):
@@ -28,4 +29,4 @@ def schema(store: str) -> str:
     password = (
         f"#{sha256(unquote(url.password).encode()).hexdigest()}" if url.password else "nopass"
     )
-    return " ".join(("user", name, "reset", "on", password, *RIGHTS))
+    return " ".join(("user", name, "reset", "on", password, *RIGHTS, *opened.wait.rights))

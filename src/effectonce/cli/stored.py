@@ -34,6 +34,11 @@ class Wanted:
         return all(want in (None, own) for want, own in zip(given, has, strict=True))
 
 
+def named(url: str) -> str:
+    """What kind of store a URL names. Raises ConfigError."""
+    return open_store(url).traits.name
+
+
 def root_of(url: str) -> Path:
     """The folder of an embedded store that is there. Raises ConfigError."""
     store = open_store(url)

@@ -7,6 +7,8 @@
 | `...?sync=true`           | with every commit on the disk before it is answered                |
 | `redis://user:pw@host/0`  | Redis or Valkey; `rediss://` with TLS, `unix:///path` for a socket |
 | `...?durability=host`     | what a commit must survive: host, process (the default), none      |
+| `...?replicas=1`          | how many replicas must have a commit before it is answered         |
+| `...?wait_aof=true`       | durability=host by WAITAOF, on those replicas too                  |
 | `...?layout=partition`    | a slot a partition, in place of one for the scope                  |
 | `...?cluster=true`        | the host is a node of a Cluster                                    |
 | `memory:`                 | a new store in this process, for tests                             |
@@ -30,7 +32,7 @@ __all__ = ["open_async_store", "open_store"]
 
 Options: TypeAlias = dict[str, str]
 
-_OF_REDIS: Final = {"cluster", "durability", "layout", "timeout"}
+_OF_REDIS: Final = {"cluster", "durability", "layout", "replicas", "timeout", "wait_aof"}
 _OF_CLIENT: Final = {"db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
 _BOOLEANS: Final = {"true": True, "false": False}
 
@@ -61,9 +63,17 @@ def open_async_store(store: str | Store | AsyncStore) -> AsyncStore:
     if _SCHEMES[url.scheme] is not _redis:
         return InThread(_SCHEMES[url.scheme](url, options))
     given = _redis_arguments(url, options)
+    if given["replicas"] or given["wait_aof"]:
+        raise ConfigError(["store: replicas and wait_aof are options of the sync store"])
     from effectonce.stores.redis_aio import AsyncRedisStore
 
-    return AsyncRedisStore(**given)
+    return AsyncRedisStore(
+        given["url_or_client"],
+        layout=given["layout"],
+        durability=given["durability"],
+        timeout_seconds=given["timeout_seconds"],
+        cluster=given["cluster"],
+    )
 
 
 def _check_store(store: object) -> None:
@@ -129,15 +139,21 @@ class _RedisArguments(TypedDict):
     url_or_client: str
     layout: str
     durability: str
+    replicas: int
+    wait_aof: bool
     timeout_seconds: float
     cluster: bool
 
 
 def _redis_arguments(url: SplitResult, options: Options) -> _RedisArguments:
     problems = [*_unknown(options, _OF_REDIS | _OF_CLIENT), *_redis_place(url)]
-    cluster = options.get("cluster", "false")
-    if cluster not in _BOOLEANS:
-        problems.append(f"store: cluster={cluster!r}: true or false")
+    cluster, wait_aof = (options.get(name, "false") for name in ("cluster", "wait_aof"))
+    for name, value in (("cluster", cluster), ("wait_aof", wait_aof)):
+        if value not in _BOOLEANS:
+            problems.append(f"store: {name}={value!r}: true or false")
+    replicas = options.get("replicas", "0")
+    if not replicas.isdecimal():
+        problems.append(f"store: replicas={replicas!r}: a number, such as 1")
     timeout = options.get("timeout", "5")
     if not timeout.replace(".", "", 1).isdecimal():
         problems.append(f"store: timeout={timeout!r}: seconds, such as 5")
@@ -150,6 +166,8 @@ def _redis_arguments(url: SplitResult, options: Options) -> _RedisArguments:
         url_or_client=f"{url.scheme}://{url.netloc}{url.path}{'?' if query else ''}{query}",
         layout=options.get("layout", "scope"),
         durability=options.get("durability", "process"),
+        replicas=int(replicas),
+        wait_aof=_BOOLEANS[wait_aof],
         timeout_seconds=float(timeout),
         cluster=_BOOLEANS[cluster],
     )

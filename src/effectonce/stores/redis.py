@@ -29,10 +29,12 @@ from effectonce.model import (
     Opened,
     Partition,
     Query,
+    Stale,
     Status,
     Unknown,
 )
 from effectonce.ports import Durability, Traits
+from effectonce.stores.commits import are_facts
 from effectonce.stores.encoding import decode_outcome, outcome_key
 from effectonce.stores.overlay import Row as UserRow
 from effectonce.stores.redis_ahead import Ahead, Answer
@@ -45,13 +47,14 @@ from effectonce.stores.redis_commit import (
     lookup_call,
     result,
 )
-from effectonce.stores.redis_link import Client, Link, link_to, own_link
+from effectonce.stores.redis_link import Arguments, Client, Link, link_to, own_link
 from effectonce.stores.redis_rows import (
     Ownership,
     Space,
     decode_marker,
     decode_pairs,
     partition_name,
+    quoted,
     topic_name,
 )
 from effectonce.stores.redis_scripts import COMMIT, LOOKUP, OPEN, Script
@@ -77,6 +80,15 @@ from effectonce.stores.redis_shared import (
     turned_too_fast,
 )
 from effectonce.stores.redis_tx import RedisTransaction
+from effectonce.stores.redis_view import View, look
+from effectonce.stores.redis_wait import (
+    Look,
+    Wait,
+    hold,
+    hold_all,
+    markers_of_commit,
+    row_of_commit,
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -93,9 +105,10 @@ class RedisStore:
     """Positions, markers and rows in Redis; a URL, or a client of redis-py's that stays yours.
 
     layout: "scope" or "partition". durability: what a commit must survive: "host" (appendfsync
-    always), "process" (an append-only file; a crash of the server itself may lose seconds, which
-    Kafka's witness finds) or "none". timeout_seconds: of one call, for a URL. cluster: the URL
-    leads to a node of a Cluster.
+    always, or wait_aof), "process" (an append-only file; a crash of the server itself may lose
+    seconds, which Kafka's witness finds) or "none". replicas: how many must have a commit before it
+    is answered. wait_aof: wait until it is synced, there and on those replicas. timeout_seconds: of
+    one call, for a URL. cluster: the URL leads to a node of a Cluster.
 
     Raises ConfigError. Nothing is asked before `prepare`.
     """
@@ -106,10 +119,12 @@ class RedisStore:
         *,
         layout: Layout | str = Layout.SCOPE,
         durability: Durability | str = Durability.PROCESS,
+        replicas: int = 0,
+        wait_aof: bool = False,
         timeout_seconds: float = 5.0,
         cluster: bool = False,
     ) -> None:
-        self._settings = settings_of(layout, durability, timeout_seconds)
+        self._settings = settings_of(layout, durability, timeout_seconds, Wait(replicas, wait_aof))
         self._link = (
             own_link(url_or_client, cluster=cluster, timeout_seconds=timeout_seconds)
             if isinstance(url_or_client, str)
@@ -129,6 +144,11 @@ class RedisStore:
     def traits(self) -> Traits:
         return self._settings.traits
 
+    @property
+    def wait(self) -> Wait:
+        """What a write must have reached before it is answered."""
+        return self._settings.wait
+
     def prepare(self) -> bytes:
         if self._id is None:
             problems = self._check()
@@ -142,18 +162,22 @@ class RedisStore:
                 raise ConfigError(problems)
             self._checked = time.monotonic()
             self._link.call("SET", ID_KEY, os.urandom(16), "NX")
-            self._id = checked_id(self._link.read("GET", ID_KEY))
+            found = checked_id(self._link.read("GET", ID_KEY))
+            if self.wait and hold(self._link, self.wait, ID_KEY, [["GET", ID_KEY]]) != [found]:
+                raise StoreUnavailable(f"a failover lost the key {ID_KEY}; trying again")
+            self._id = found
         return self._id
 
     def open(self, at: Partition, topic_id: bytes, *, above: int = 0) -> Opened:
         identity, space, name = self.prepare(), self._space(at), partition_name(at)
         if self._settings.layout is Layout.PARTITION:
-            self._link.call("SADD", index_key(at.scope), name)
+            self._index(at.scope, name)
         found: bytes = self._link.read("HGET", space.positions, name) or b""
         for _ in range(ATTEMPTS):
             attempt = opening(at, found, identity, topic_id, above)
             answer = self._link.run(OPEN, [space.scope, space.positions], attempt.args)
             if answer == [b"opened"]:
+                self._hold_row(at, space, attempt.row)
                 self._owned[at] = attempt.owned
                 return attempt.opened
             found = answer[1]
@@ -173,13 +197,14 @@ class RedisStore:
         return [error or self._lookup(query) for query in queries]
 
     def commit(self, commits: Sequence[Commit]) -> list[CommitResult]:
-        return [self._commit(commit) for commit in commits]
+        results = [self._commit(commit) for commit in commits]
+        return self._held(commits, results) if self.wait else results
 
     def send(self, commit: Commit) -> Callable[[], CommitResult]:
-        """Over a client of the user's, and in a Cluster, it is waited for at once."""
+        """Over a client of the user's, in a Cluster, or with a wait, it is answered at once."""
         client = self._link.own_client()
-        if client is None:
-            result = self._commit(commit)
+        if client is None or self.wait:
+            (result,) = self.commit([commit])
             return lambda: result
         space = self._space(commit.at)
         ours = owned_in(commit, self._owned)
@@ -197,6 +222,10 @@ class RedisStore:
             if value is not None:
                 return self._with_outcome(space, pair, decode_marker(key, value, pair))
         return None
+
+    def look(self, key: bytes | None = None) -> list[View]:
+        """All that is there, and the markers of `key`: for people. Nothing is opened or written."""
+        return look(self._link, key)
 
     def transaction(self, at: Partition) -> RedisTransaction:
         space = self._space(at)
@@ -286,6 +315,42 @@ class RedisStore:
             self._generations[space.tag] = answer[2]
         return result(commit, answer)
 
+    def _held(
+        self, commits: Sequence[Commit], results: Sequence[CommitResult]
+    ) -> list[CommitResult]:
+        """The results; Unknown for what is there, and not yet where it was asked to be."""
+        held, looks = list(results), dict[str, dict[int, Look]]()
+        for number, (commit, answer) in enumerate(zip(commits, results, strict=True)):
+            space = self._space(commit.at)
+            if isinstance(answer, Applied | Already):
+                found = row_of_commit(space, commit, owned_in(commit, self._owned))
+            elif isinstance(answer, Stale) and are_facts(commit):
+                found = markers_of_commit(space, commit, self._generations.get(space.tag, b""))
+            else:
+                continue  # it has left nothing
+            looks.setdefault(space.tag, {})[number] = found
+        for tag, of_tag in looks.items():
+            errors = hold_all(self._link, self.wait, tag, list(of_tag.values()))
+            for number, error in zip(of_tag, errors, strict=True):
+                if error is not None:
+                    self._follow(commits[number], owned_in(commits[number], self._owned), None)
+                    held[number] = Unknown(error)
+        return held
+
+    def _hold_row(self, at: Partition, space: Space, row: bytes) -> None:
+        """Raises StoreUnavailable where what was opened may be lost."""
+        command: Arguments = ["HGET", space.positions, partition_name(at)]
+        if self.wait and hold(self._link, self.wait, space.tag, [command]) != [row]:
+            raise StoreUnavailable(f"{at}: somebody else, or a failover, undid its open")
+
+    def _index(self, scope: str, name: str) -> None:
+        """Note a partition among those of its scope."""
+        add: Arguments = ["SADD", index_key(scope), name]
+        if self.wait:
+            hold(self._link, self.wait, quoted(scope), [add])
+        else:
+            self._link.call(*add)
+
     def _follow(self, commit: Commit, ours: Ownership | None, to: bytes | None) -> None:
         """Note where the row stands now, unless it was released or opened meanwhile."""
         with self._lock:
@@ -335,9 +400,10 @@ class RedisStore:
 
     def _check(self) -> list[str]:
         durability = self._settings.durability
-        servers = ask(self._link, fsync=durability is Durability.HOST)
+        settings = durability is Durability.HOST or self.wait.replicas > 0
+        servers = ask(self._link, settings=settings)
         self._evictions.note(servers)
-        return problems_of(servers, self._link, durability)
+        return problems_of(servers, self._link, durability, self.wait)
 
     def _look_around(self) -> StoreError | None:
         """What has changed since the start and would break the promise, asked now and then."""

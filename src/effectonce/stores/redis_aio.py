@@ -268,9 +268,9 @@ class AsyncRedisStore:
 
     async def _check(self) -> list[str]:
         durability = self._settings.durability
-        servers = await ask(self._link, fsync=durability is Durability.HOST)
+        servers = await ask(self._link, settings=durability is Durability.HOST)
         self._evictions.note(servers)
-        return problems_of(servers, self._link, durability)
+        return problems_of(servers, self._link, durability, self._settings.wait)
 
     async def _look_around(self) -> StoreError | None:
         """What has changed since the start and would break the promise, asked now and then."""

@@ -19,6 +19,7 @@ from redis.exceptions import NoScriptError
 
 from effectonce.errors import ConfigError, StoreError
 from effectonce.stores.redis_checks import (
+    SETTINGS,
     Server,
     every,
     infos_of,
@@ -117,7 +118,7 @@ def async_link_to(client: object) -> AsyncLink:
 # -- an honest start: the questions; redis_checks.py judges the answers ----------------------------
 
 
-async def ask(link: AsyncLink, *, fsync: bool) -> list[Server]:
+async def ask(link: AsyncLink, *, settings: bool) -> list[Server]:
     """Every master that the link leads to, as `redis_checks.ask`."""
     try:
         infos = infos_of(link, await link.call("INFO", **every(link)))
@@ -125,13 +126,13 @@ async def ask(link: AsyncLink, *, fsync: bool) -> list[Server]:
         if not is_forbidden(error):
             raise
         raise unseen() from error
-    syncs: Any = None
-    if fsync:
+    found: Any = None
+    if settings:
         try:
-            syncs = await link.call("CONFIG GET", "appendfsync", **every(link))
+            found = await link.call("CONFIG GET", *SETTINGS, **every(link))
         except StoreError:
-            syncs = None  # not allowed, or a managed service without CONFIG
-    return servers_of(link, infos, syncs)
+            found = None  # not allowed, or a managed service without CONFIG
+    return servers_of(link, infos, found)
 
 
 async def try_scripts(link: AsyncLink, space: Space) -> str | None:

@@ -45,6 +45,7 @@ from effectonce.errors import ConfigError, StoreCorrupt, StoreError, StoreUnavai
 from effectonce.stores.redis_scripts import READ, Script
 
 Client: TypeAlias = Redis | RedisCluster
+Arguments: TypeAlias = list[bytes | str]
 
 RETRIES: Final = 1
 """Of a call by a client of our own: a connection that was closed meanwhile is found by using it."""
@@ -139,6 +140,38 @@ class Link:
     def read(self, command: str, key: str, *args: bytes | str) -> Any:
         """What a master says of a key; a replica says nothing. Raises StoreError."""
         return self.run(READ, [key], [command, *args])
+
+    def together(
+        self, key: str, commands: Sequence[Arguments], *, transaction: bool = False
+    ) -> list[Any]:
+        """What the master of `key` answers on one connection; errors stand among the answers.
+
+        Raises StoreError where it could not be asked.
+        """
+        try:
+            client: Any = self.client()
+            if self.is_cluster:
+                client = client.get_redis_connection(client.get_node_from_key(key))
+            pipeline = client.pipeline(transaction=transaction)
+            for command in commands:
+                pipeline.execute_command(*command)
+            answers: list[Any] = pipeline.execute(raise_on_error=False)
+        except (RedisError, RedisClusterException, OSError) as error:
+            raise translated(error) from error
+        return answers
+
+    def scan(self, pattern: str) -> list[bytes]:
+        """The keys of every master that match. Raises StoreError."""
+        try:
+            client: Any = self.client()
+            nodes = {"target_nodes": RedisCluster.PRIMARIES} if self.is_cluster else {}
+            return list(client.scan_iter(match=pattern, count=1000, **nodes))
+        except (RedisError, RedisClusterException, OSError) as error:
+            raise translated(error) from error
+
+    def timeout_seconds(self) -> float:
+        """What the client gives one attempt at a call. Raises StoreError."""
+        return float(self.client().get_connection_kwargs()["socket_timeout"])
 
     def close(self) -> None:
         """Close the client if it is ours; a call after that connects again."""

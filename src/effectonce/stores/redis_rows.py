@@ -14,6 +14,7 @@ braces put all keys of a TAG into one slot of a Cluster. RUN and GENERATION are 
 | effectonce:{TAG}:outcomes:RUN:GENERATION | hash   | key -> outcome, where there is one           |
 | effectonce:{TAG}:rows:PARTITION          | hash   | the rows of a `tx`                           |
 | effectonce:{SCOPE}:partitions            | set    | layout="partition" only: all ever opened     |
+| effectonce:{TAG}:held                    | string | nothing: written before WAIT and WAITAOF     |
 
 PARTITION is group:topic:number, percent-encoded.
 
@@ -50,6 +51,7 @@ from effectonce.stores.encoding import (
     unseal,
 )
 
+PREFIX: Final = "effectonce"
 NO_INCARNATION: Final = bytes(8)
 
 _HEAD: Final = Struct(">8sQ16s8sI")

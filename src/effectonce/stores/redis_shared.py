@@ -22,6 +22,7 @@ from effectonce.model import UNSET, Commit, Opened, Partition, Position
 from effectonce.ports import Durability, Reach, Traits
 from effectonce.stores.redis_checks import Server
 from effectonce.stores.redis_rows import (
+    PREFIX,
     Ownership,
     Row,
     Space,
@@ -30,12 +31,12 @@ from effectonce.stores.redis_rows import (
     partition_name,
     quoted,
 )
+from effectonce.stores.redis_wait import NOTHING, Wait
 
 E = TypeVar("E", bound=Enum)
 Rows: TypeAlias = Iterable[tuple[bytes, bytes | None]]
 """Rows of positions as they are stored, under their PARTITION."""
 
-PREFIX: Final = "effectonce"
 ID_KEY: Final = f"{PREFIX}:id"
 PROBED: Final = Space(PREFIX, "probe")
 """Where the scripts are tried before the first record."""
@@ -61,6 +62,7 @@ class Settings:
 
     layout: Layout
     durability: Durability
+    wait: Wait = NOTHING
 
     @property
     def traits(self) -> Traits:
@@ -83,14 +85,19 @@ class Settings:
 
 
 def settings_of(
-    layout: Layout | str, durability: Durability | str, timeout_seconds: float
+    layout: Layout | str,
+    durability: Durability | str,
+    timeout_seconds: float,
+    wait: Wait = NOTHING,
 ) -> Settings:
     """Raises ConfigError, with all that is wrong."""
     problems: list[str] = []
     settings = Settings(
         _option(Layout, "layout", layout, problems),
         _option(Durability, "durability", durability, problems),
+        wait,
     )
+    problems += wait.problems(settings.durability)
     if not 0 < timeout_seconds <= 60:
         problems.append(f"store: timeout_seconds={timeout_seconds!r}: above 0, up to 60")
     if problems:
@@ -115,6 +122,7 @@ class Opening:
     """One attempt at an open: what the script compares, what it writes, and what we own then."""
 
     args: list[bytes | str]
+    row: bytes
     owned: Ownership
     opened: Opened
 
@@ -130,8 +138,10 @@ def opening(at: Partition, found: bytes, identity: bytes, topic_id: bytes, above
     was, incarnation = before.position, os.urandom(8)
     epoch = max(was.epoch, above) + 1
     after = replace(before, position=replace(was, epoch=epoch), incarnation=incarnation)
+    row = encode_row(name, after)
     return Opening(
-        args=[name, found, encode_row(name, after)],
+        args=[name, found, row],
+        row=row,
         owned=Ownership(incarnation, epoch, was.commit_id),
         opened=Opened(row=None if was.next == UNSET else was, epoch=epoch),
     )
