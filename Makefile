@@ -40,8 +40,9 @@ crash: $(STAMP) ## The proof on Apache Kafka  [MODE= STORE= DRIVER= ASSIGNOR= SE
 	$(PY) -m benchmarks.crash $(call flag,mode,$(MODE)) $(call flag,store,$(STORE)) \
 	  $(call flag,driver,$(DRIVER)) $(call flag,assignor,$(ASSIGNOR)) $(call flag,seed,$(SEED))
 
-bench: $(STAMP) ## Speed beside a bare consumer and a hand-written loop  [QUICK=1 ONLY= SEED=]
-	$(PY) -m benchmarks.bench $(if $(QUICK),--quick) $(call flag,only,$(ONLY)) $(call flag,seed,$(SEED))
+bench: $(STAMP) ## Speed beside a bare consumer, loops by hand and peers  [QUICK=1 ONLY= WARM_UP= SEED=]
+	$(PY) -m benchmarks.bench $(if $(QUICK),--quick) $(call flag,only,$(ONLY)) \
+	  $(call flag,warm-up,$(WARM_UP)) $(call flag,seed,$(SEED))
 
 simulate: $(STAMP) ## A simulated cluster, every fault, every mutant  [SEEDS= SEED= MODE= STORE=]
 	$(VENV)/bin/effectonce simulate --seeds '$(or $(SEEDS),1000)' $(call flag,seed,$(SEED)) \

@@ -12,12 +12,13 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Final, TypeAlias
 
 from confluent_kafka import Consumer, Message, TopicPartition
 
 import effectonce as eo
+from benchmarks.job import Job, Run
 from benchmarks.loads import PARTITIONS
 from benchmarks.stored import BATCH, GROUP, TTL_SECONDS, once_on
 from effectonce.kafka import ConfluentClient
@@ -26,29 +27,6 @@ from effectonce.ports import Records
 LOOK_SECONDS: Final = 0.02
 """Between two looks while the topic is fetched ahead. librdkafka speaks of it only inside a poll,
 and a poll takes a message along, so it is not asked all the time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What a process is to do."""
-
-    contender: str
-    bootstrap: str
-    topic: str
-    messages: int
-    state: str = ""
-    """The folder or the URL of its store."""
-    size: int = BATCH
-    """Records a batch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """What it did: `handled` of all, and how long `messages` of them took (the rest came early)."""
-
-    messages: int
-    seconds: float
-    handled: int
 
 
 class FetchedAhead:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import benchmarks.bench as bench
-from benchmarks.contenders import Job, Run
+from benchmarks.job import Contender, Job, Run
 from benchmarks.loads import PARTITIONS, Load, deliveries, event_ids, partition_of, produce
 from benchmarks.stored import fill, once_on
 from effectonce.model import NO_ID, Partition
@@ -41,7 +41,7 @@ def test_a_run_that_is_not_exact_fails_or_a_fast_mistake_would_win(
         return Run(messages=100, seconds=1.0, handled=handled)
 
     monkeypatch.setattr(bench, "run_apart", run)
-    contender = bench.Contender("ours", "anything")
+    contender = Contender("ours", "anything")
     with pytest.raises(RuntimeError, match="90 expected"):
         bench.measure(WORLD, contender, LOAD, Path())
     monkeypatch.setattr(bench, "run_apart", lambda job: replace(run(job), handled=90))

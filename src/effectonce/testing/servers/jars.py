@@ -50,20 +50,20 @@ def java() -> str:
     return str(JAVA)
 
 
-def class_path() -> str:
-    """Apache Kafka's jars, joined for `java -cp`; fetched on first use (58 MB)."""
+def class_path(coordinates: str = COORDINATES) -> str:
+    """Apache Kafka's jars, joined for `java -cp`; fetched on first use (a broker's: 58 MB)."""
     cache = cache_dir()
-    jars = cache / f"{KAFKA_VERSION}-{hashlib.sha256(COORDINATES.encode()).hexdigest()[:8]}"
+    jars = cache / f"{KAFKA_VERSION}-{hashlib.sha256(coordinates.encode()).hexdigest()[:8]}"
     if not jars.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with (cache / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if not jars.exists():  # another process may have been first
-                _fetch(jars)
+                _fetch(coordinates, jars)
     return os.pathsep.join(sorted(str(jar) for jar in jars.glob("*.jar")))
 
 
-def _fetch(jars: Path) -> None:
+def _fetch(coordinates: str, jars: Path) -> None:
     """Fills the directory `jars`, which appears only when it is whole."""
     try:
         from jgo.env import EnvironmentBuilder
@@ -72,7 +72,7 @@ def _fetch(jars: Path) -> None:
         raise ServerUnavailable(
             f"Apache Kafka's jars are not here yet, and the package jgo is missing: {INSTALL}"
         ) from None
-    _log.warning("fetching Apache Kafka %s into %s (58 MB, once)", KAFKA_VERSION, jars)
+    _log.warning("fetching Apache Kafka %s into %s (once, 60 to 100 MB)", KAFKA_VERSION, jars)
     # jgo writes in place and takes what it finds for whole, so an interrupted download would poison
     # its cache, and the user's ~/.m2 with it: both get a directory that starts empty and goes
     # afterwards.
@@ -82,7 +82,7 @@ def _fetch(jars: Path) -> None:
     try:
         context = MavenContext(repo_cache=unfinished / "repository")
         builder = EnvironmentBuilder(context=context, cache_dir=unfinished / "environment")
-        for jar in builder.from_endpoint(COORDINATES).all_jars:
+        for jar in builder.from_endpoint(coordinates).all_jars:
             jar.replace(unfinished / "jars" / jar.name)
         (unfinished / "jars").rename(jars)
     except Exception as error:

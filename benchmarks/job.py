@@ -1,0 +1,54 @@
+"""What a measured process is told and what it answers; no import, so that any venv can read it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+Store: TypeAlias = Literal["", "rocksdb", "redis", "by hand", "empty folder", "empty valkey"]
+"""What stands ready before a run: a filled store of ours, Valkey filled as by hand, or nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contender:
+    """A column of the report. `part`: its share of the messages, since some are slow."""
+
+    name: str
+    runs: str
+    size: int = 500
+    part: float = 1.0
+    store: Store = ""
+    warm_up: int = 0
+    """Messages on top of its part that are dealt with before its clock starts."""
+    dedupes: bool = True
+    """Whether it promises that an event ID reaches the handler once."""
+
+    @property
+    def load(self) -> tuple[float, int]:
+        """Contenders that agree in it are given the same topic."""
+        return self.part, self.warm_up
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a process is to do."""
+
+    contender: str
+    bootstrap: str
+    topic: str
+    messages: int
+    state: str = ""
+    """The folder or the URL of its store."""
+    size: int = 500
+    """Records a batch."""
+    warm_up: int = 0
+    """How many of the messages come before the clock starts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What it did: `handled` of all, and how long `messages` of them took (the rest came early)."""
+
+    messages: int
+    seconds: float
+    handled: int
