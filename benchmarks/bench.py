@@ -38,6 +38,8 @@ from effectonce.testing.servers import KafkaServer, ValkeyServer
 STORED: Final = 1_000_000
 REPEATS: Final = (0, 10, 50)
 OUT: Final = Path("out/bench.json")
+PATIENCE_SECONDS: Final = 900.0
+"""A peer that lost a message would wait for it for ever."""
 
 
 BARE: Final = Contender("bare", "bare", dedupes=False)
@@ -154,7 +156,13 @@ def unused_folder(world: World) -> Path:
 
 def run_apart(job: Job) -> Run:
     ours = [sys.executable, "-m", "benchmarks.contenders", json.dumps(asdict(job))]
-    answer = subprocess.run(peers.command(job) or ours, capture_output=True, text=True, check=False)
+    answer = subprocess.run(
+        peers.command(job) or ours,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_SECONDS,
+    )
     if answer.returncode:
         raise RuntimeError(f"{job.contender} failed:\n{answer.stderr[-2000:]}")
     return Run(**json.loads(answer.stdout.splitlines()[-1]))

@@ -10,6 +10,7 @@ import java.util.concurrent.atomic.AtomicReference;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.AdminClientConfig;
 import org.apache.kafka.clients.consumer.ConsumerConfig;
+import org.apache.kafka.clients.producer.ProducerConfig;
 import org.apache.kafka.common.serialization.Serdes;
 import org.apache.kafka.streams.KafkaStreams;
 import org.apache.kafka.streams.StreamsConfig;
@@ -109,6 +110,8 @@ public final class Streams {
         if (guarantee.equals(StreamsConfig.EXACTLY_ONCE_V2)) {
             settings.put(StreamsConfig.COMMIT_INTERVAL_MS_CONFIG, 1_000);
         }
+        // The changelog's records are small; 16 KB of them, the default, makes many requests.
+        settings.put(StreamsConfig.producerPrefix(ProducerConfig.BATCH_SIZE_CONFIG), 256 * 1024);
         // No other machine to stand by on, no copy on another broker, no metrics a record.
         settings.put(StreamsConfig.NUM_STANDBY_REPLICAS_CONFIG, 0);
         settings.put(StreamsConfig.REPLICATION_FACTOR_CONFIG, 1);

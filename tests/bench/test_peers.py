@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,20 @@ def test_the_figures_that_are_asked_for_are_among_the_peers() -> None:
     assert names == field.LACK.keys(), "each says what it does not promise"
 
 
+def test_one_requirement_that_cannot_be_had_costs_its_own_peer_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+
+    def pip(interpreter: Path, *what: str) -> bool:
+        asked.append(what[-1])
+        return len(what) == 1 and "dbos" not in what[0]
+
+    monkeypatch.setattr(environment, "_pip", pip)
+    assert not environment.install(Path())
+    assert {"idemkit", "dbos", "quixstreams"} <= {re.split(r"[\[=]", each)[0] for each in asked}
+
+
 def test_a_peer_that_cannot_be_had_is_named_and_nobody_stands_in_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -88,7 +103,7 @@ def test_a_peer_that_cannot_be_had_is_named_and_nobody_stands_in_for_it(
         raise ServerUnavailable("no Java here")
 
     monkeypatch.setattr(streams, "classes", unavailable)
-    monkeypatch.setattr(environment, "lacks", lambda module: "gone" if "dbos" in module else None)
+    monkeypatch.setattr(environment, "lacks", lambda modules: "gone" if "dbos" in modules else None)
     parts = bench.fields("peers", quick=False, warm_up=WARM_UP)
     said, ((_, _, kept),) = bench.without_missing(parts, Console(quiet=True))
     assert said["peers_missing"]["kafka_streams_eos_cold"] == "no Java here"
