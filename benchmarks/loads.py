@@ -21,6 +21,8 @@ Order: TypeAlias = NDArray[np.int64]
 PARTITIONS: Final = 4
 HEADER: Final = "event-id"
 VALUE: Final = bytes(100)
+QUEUED: Final = 1_000_000
+"""Messages that wait for the broker at most: a long topic would not fit into librdkafka's queue."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +77,19 @@ def produce(bootstrap: str, load: Load, ids: Sequence[str], order: Order) -> Non
         {
             "bootstrap.servers": bootstrap,
             "partitioner": "consistent",
-            "queue.buffering.max.messages": load.messages + 1,
+            "queue.buffering.max.messages": QUEUED,
             "linger.ms": 50,
             "batch.num.messages": 10_000,
         }
     )
     for number in order.tolist():
         event_id = ids[number].encode()
-        producer.produce(load.topic, VALUE, event_id, headers=[(HEADER, event_id)])
+        while True:
+            try:
+                producer.produce(load.topic, VALUE, event_id, headers=[(HEADER, event_id)])
+                break
+            except BufferError:
+                producer.poll(0.1)  # the broker is behind: returns as soon as it took some
     producer.flush()
     arrived = _count(bootstrap, load.topic)
     if arrived != load.messages:
