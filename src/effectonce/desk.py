@@ -17,6 +17,7 @@ import logging
 import random
 import traceback
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import PurePath
 from typing import Final
 
@@ -247,9 +248,8 @@ class Desk:
         unsent = owned.unsent
         assert unsent is not None
         owned.unsent = None
-        began = self._clock.monotonic()
         (result,) = self._store.commit([unsent.commit])
-        self._answered(unsent.task, unsent.commit, result, began)
+        self._answered(owned, replace(unsent, sent_at=self._clock.monotonic()), result)
 
     @property
     def awaits_answer(self) -> bool:
@@ -263,37 +263,41 @@ class Desk:
             return
         unsent, owned.unsent = owned.unsent, None
         assert unsent.receipt is not None
-        self._answered(unsent.task, unsent.commit, unsent.receipt(), unsent.sent_at)
+        self._answered(owned, unsent, unsent.receipt())
 
     def _send(self, task: Task, commit: Commit) -> None:
         """Ahead, where nothing but the next records can come after it."""
-        began = self._clock.monotonic()
-        whole = resolved_rows(task.plan, task.work.endings) == len(task.records)
-        if self._ahead is not None and whole and not task.owned.leaving:
-            task.owned.unsent = Unsent(task, commit, self._ahead.send(commit), began)
-            self._sent = task.owned
+        owned, resolved = task.owned, resolved_rows(task.plan, task.work.endings)
+        passed, now = task.plan.decisions[:resolved], self._clock.monotonic()
+        unsent = Unsent(commit, passed, task.handler_seconds, now, task)
+        if self._ahead is not None and resolved == len(task.records) and not owned.leaving:
+            owned.unsent = replace(unsent, task=None, receipt=self._ahead.send(commit))
+            self._sent = owned
             return
         (result,) = self._store.commit([commit])
-        self._answered(task, commit, result, began)
+        self._answered(owned, unsent, result)
 
-    def _answered(self, task: Task, commit: Commit, result: CommitResult, began: float) -> None:
-        owned = task.owned
+    def _answered(self, owned: Owned, unsent: Unsent, result: CommitResult) -> None:
+        commit, task = unsent.commit, unsent.task
         if isinstance(result, Applied | Already):
-            resolved = resolved_rows(task.plan, task.work.endings)
             owned.position = commit.position
             self.store_works(owned)
             if get_hooks():
-                self._report(task, commit, result, resolved, self._clock.monotonic() - began)
-            self._behind(task, resolved)
+                self._report(owned, unsent, result)
+            if task is not None:
+                self._behind(task, len(unsent.passed))
         elif isinstance(result, Conflict):
             log.info("%s: %d events took effect elsewhere meanwhile", owned.at, len(result.rows))
-            owned.held.appendleft(task.records)
+            if task is not None:
+                owned.held.appendleft(task.records)
+            else:
+                owned.reopen()  # they come again from Kafka
         elif isinstance(result, Stale):
             if are_facts(commit):
                 owned.refused = commit.position
             self._stale(owned)
         else:
-            owned.unsent = Unsent(task, commit)
+            owned.unsent = replace(unsent, receipt=None)
             self.store_failed(owned, result.error)
 
     def _behind(self, task: Task, resolved: int) -> None:
@@ -440,23 +444,20 @@ class Desk:
             if isinstance(result, Applied | Already):
                 owned.position = commit.position
 
-    def _report(
-        self, task: Task, commit: Commit, result: CommitResult, resolved: int, seconds: float
-    ) -> None:
-        decisions = task.plan.decisions[:resolved].tolist()
-        owned = task.owned
+    def _report(self, owned: Owned, unsent: Unsent, result: CommitResult) -> None:
+        commit, decisions = unsent.commit, unsent.passed.tolist()
         emit(
             BatchCommitted(
                 at=owned.at,
-                delivered=resolved,
+                delivered=len(decisions),
                 fresh=len(commit.markers) if commit.markers else 0,
                 repeats=decisions.count(Decision.REPEAT) + decisions.count(Decision.LEAN),
                 below=decisions.count(Decision.BELOW),
                 unprotected=decisions.count(Decision.UNPROTECTED),
                 existing=result.existing if isinstance(result, Applied) else 0,
                 next=commit.position.next,
-                handler_seconds=task.handler_seconds,
-                commit_seconds=seconds,
+                handler_seconds=unsent.handler_seconds,
+                commit_seconds=self._clock.monotonic() - unsent.sent_at,
                 lag=max(owned.known_end - commit.position.next, 0) if owned.known_end >= 0 else -1,
             )
         )

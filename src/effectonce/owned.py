@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from effectonce.core.plan import Columns, Plan
+from effectonce.core.plan import Columns, Decisions, Plan
 from effectonce.core.rival import NOT_KNOWN, RIVALS
 from effectonce.core.settle import FIRST_SERIAL, SERIAL_BITS
 from effectonce.event import Work
@@ -59,15 +59,18 @@ class Task:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Unsent:
-    """A commit without an answer, to be sent again as it is.
+    """A commit without an answer, to be sent again as it is."""
 
-    With a `receipt` it is on its way for the first time, and that brings the answer.
-    """
-
-    task: Task
     commit: Commit
+    passed: Decisions
+    """What was decided of the records that it passes."""
+    handler_seconds: float
+    sent_at: float
+    task: Task | None
+    """None where nothing stands behind those records: they are not kept. A batch that lived while
+    the next one was fetched made Python's collector run in full: 1,250 ns a message."""
     receipt: Callable[[], CommitResult] | None = None
-    sent_at: float = 0.0
+    """It is on its way for the first time, and this brings the answer."""
 
 
 @dataclass(slots=True, eq=False)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from effectonce.core.generation import turn
 from effectonce.core.settle import commit_id
 from effectonce.core.stall import first_start
 from effectonce.core.start import (
@@ -375,6 +376,26 @@ def test_row_12_says_also_what_the_row_before_it_had_to_say() -> None:
     )
     assert begin.loud
     assert "older than Kafka's witness" in begin.loud
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_row_12_markers_ahead_that_the_jump_passes_live_a_window_from_there_or_copies_would_run(
+    ahead: bool,
+) -> None:
+    """Log time may jump a whole window with the first record behind the gap."""
+    half_ms = 500 * POLICY.window_seconds
+    row = replace(HAS, marked_until=60 if ahead else 50)
+    policy = replace(POLICY, gap=Gap.ACCEPT)
+    jumped = begun(situation(row, ours(50), log=(70, 100)), policy).position
+    far = 100 * half_ms
+    first = replace(turn(jumped, far, half_ms), next=71)
+    assert (2 in _numbers(first)) == ahead
+    assert (2 in _numbers(turn(first, far + 2 * half_ms, half_ms))) == ahead
+    assert 2 not in _numbers(turn(first, far + 3 * half_ms, half_ms))
+
+
+def _numbers(position: Position) -> list[int]:
+    return [g.generation for g in position.generations]
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,8 @@ class Judge:
     """Delivered once more when their window was over: a position went back, and they may repeat."""
     ran: dict[str, set[tuple[int, int]]] = field(default_factory=lambda: defaultdict(set))
     """The records (partition and offset) in which each event was handed to a handler."""
+    running: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """The record that each process last handed to a handler."""
     unanswered: dict[tuple[str, int], int] = field(default_factory=dict)
     """At which of its steps each process last sent a commit that was not answered, by partition."""
     unheard: set[int] = field(default_factory=set)
@@ -90,18 +92,19 @@ class Judge:
     def broken(self, invariant: str, why: str) -> None:
         self.violations.append(Violation(invariant, why))
 
-    def runs(self, name: str, partition: int, offset: int, log_time_ms: int) -> None:
-        """A handler is called with that event, and this is its partition's log time.
+    def runs(self, process: str, name: str, place: tuple[int, int], log_time_ms: int) -> None:
+        """A handler is called with the event at `place`, and this is its partition's log time.
 
         A partition that no one had opened holds up no other's window: the others' counts for it.
         The very record that ran before is never excused: where its marker is gone, below the
         horizon, a reset is refused.
         """
-        log_time_ms = max(log_time_ms, self.first_opened_ms.get(partition, 0))
+        log_time_ms = max(log_time_ms, self.first_opened_ms.get(place[0], 0))
         ran = self.ran[name]
-        if log_time_ms - self.made_ms[name] > WINDOW_MS and (partition, offset) not in ran:
+        if log_time_ms - self.made_ms[name] > WINDOW_MS and place not in ran:
             self.aged.add(name)
-        ran.add((partition, offset))
+        ran.add(place)
+        self.running[process] = place
 
     def effect(self, name: str, process: str, event: Event) -> None:
         before = self.effects[name]
@@ -135,7 +138,11 @@ class Judge:
         self.looked[process] = self.schedule.now
 
     def raised(self, process: str, name: str) -> None:
-        """The handler of that event raised: if it had its effect, that is in doubt."""
+        """The handler of that event raised: if it had its effect, that is in doubt.
+
+        And it was not this record that had it: another may, and this one pass as its copy.
+        """
+        self.ran[name].discard(self.running.get(process, (-1, -1)))
         for effect in self.effects.get(name, ()):
             if effect.process == process and effect.marked_at is None:
                 heard = effect.partition not in self.unheard

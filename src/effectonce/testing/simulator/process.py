@@ -202,7 +202,8 @@ class Process:
     def _before(self, event: Event) -> None:
         name = (event.value or b"").decode()
         log_time_ms = self.world.log_time_ms((event.topic, event.partition))
-        self.world.judge.runs(name, event.partition, event.offset, log_time_ms)
+        place = (event.partition, event.offset)
+        self.world.judge.runs(self.name, name, place, log_time_ms)
         self.running = (event.topic, event.partition)
         seconds = self.world.faults.handler_seconds(self)
         self.keeper.expect(seconds)
