@@ -29,6 +29,7 @@ def missing() -> dict[str, str]:
     return field.missing()
 
 
+@pytest.mark.peers
 @pytest.mark.timeout(600)  # the first fetches and installs all peers: a minute or two
 @pytest.mark.parametrize("peer", PEERS, ids=[peer.name for peer in PEERS])
 def test_on_a_real_broker_each_peer_hands_on_what_it_promises(
