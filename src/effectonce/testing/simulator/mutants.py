@@ -28,7 +28,7 @@ from effectonce.once import Once
 from effectonce.ports import Reach
 from effectonce.stores.commits import select
 from effectonce.testing.simulator import disk
-from effectonce.testing.simulator.disk import Disk, SimStore
+from effectonce.testing.simulator.disk import Disk, SimSharedStore, SimStore
 from effectonce.testing.simulator.process import SimClient
 from effectonce.testing.simulator.world import Mode, Report, attempt
 
@@ -296,6 +296,19 @@ def _all_seen(real: Any) -> Any:
     return known
 
 
+def _always(real: Any) -> Any:
+    del real
+    return lambda *_: True
+
+
+def _always_yes(real: Any) -> Any:
+    def send(self: Any, commit: Any) -> Callable[[], object]:
+        receipt = real(self, commit)
+        return lambda: (receipt(), Applied())[1]
+
+    return send
+
+
 def _without(**fields: Any) -> Callable[[Any, Any], Any]:
     return lambda c, _: replace(c, **fields)
 
@@ -392,6 +405,9 @@ MUTANTS: Final = (
     ),
     Mutant("the start never seeks", _swap(SimClient, "seek", _nothing)),
     Mutant("a locked store is not asked again", _swap(Beginner, "_open", _nothing)),
+    Mutant("the next records go before the answer", _swap(Desk, "_goes_on", _always), reach=_R),
+    Mutant("the next effects go before it", _swap(Desk, "_goes_on", _always), mode=_S, reach=_R),
+    Mutant("any answer is a yes", _swap(SimSharedStore, "send", _always_yes), mode=_S, reach=_R),
 )
 
 
