@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from effectonce.errors import NotOpen, StoreError, StoreUnavailable
+from effectonce.errors import NotOpen, StoreCorrupt, StoreError, StoreUnavailable
 from effectonce.model import (
     Applied,
     Commit,
@@ -24,7 +24,7 @@ from effectonce.model import (
 from effectonce.ports import SendsAhead
 from effectonce.stores.memory import MemoryStore
 from effectonce.stores.redis import RedisStore
-from effectonce.testing.owner import OTHER, Owner, keys_of, next_generation
+from effectonce.testing.owner import OTHER, Owner, key_bytes, keys_of, next_generation
 from effectonce.testing.servers import ValkeyServer
 
 REFUSE = OnExisting.REFUSE
@@ -76,6 +76,37 @@ def test_a_look_up_behind_a_commit_sees_what_it_marked_or_copies_would_run_again
         assert looked_up(owner, number - 1, number, number + 1) == [True, True, False]
         assert receipt() == Applied()
     assert owner.commit([500]) == Applied()
+
+
+@pytest.mark.parametrize("count", [1, 20_000])
+def test_a_look_up_behind_a_commit_finds_what_a_script_finds_fingerprints_included(
+    owner: Owner, count: int
+) -> None:
+    for generation in (1, 2, 3):
+        owner.position = next_generation(owner.position, generation, floor=1)
+        assert owner.commit([1_000_000 + generation]) == Applied()
+    _, receipt = sent(owner, *range(10, 10 + 3 * count, 3))
+    query = Query(owner.at, keys_of(*range(3 * count), 1_000_001, 1_000_002, 1_000_003), 0)
+    (behind,) = owner.store.lookup([query])
+    assert receipt() == Applied()
+    (alone,) = owner.store.lookup([query])
+    assert isinstance(behind, Known)
+    assert isinstance(alone, Known)
+    assert behind.seen.tolist() == alone.seen.tolist()
+    assert behind.seen[-3:].all()
+    assert behind.fingerprints.tolist() == alone.fingerprints.tolist()
+    assert behind.as_of == alone.as_of
+
+
+def test_a_damaged_marker_is_told_by_a_look_up_behind_a_commit(
+    server: ValkeyServer, owner: Owner
+) -> None:
+    with Redis.from_url(server.url) as admin:
+        admin.hset("effectonce:{payments}:markers:0:1", key_bytes(7), b"short")
+    _, receipt = sent(owner, 1)
+    answer = looked_up(owner, 7)
+    assert isinstance(answer, StoreCorrupt)
+    assert receipt() == Applied()
 
 
 def test_another_partitions_look_up_sees_it_too(owner: Owner) -> None:

@@ -43,8 +43,10 @@ from effectonce.stores.redis_commit import (
     MARK_BYTES,
     Call,
     commit_call,
+    found_in,
     known,
     lookup_call,
+    packed_lookups,
     result,
 )
 from effectonce.stores.redis_link import Arguments, Client, Link, link_to, own_link
@@ -267,14 +269,13 @@ class RedisStore:
             return None
         space = self._space(query.at)
         generations = self._generations.get(space.tag, b"")
-        call = lookup_call(space, query, generations, self._fence(query.at))
-        answer = self._ahead.send(client, LOOKUP, call)
+        no_keys = replace(query, keys=query.keys[:0])
+        call = lookup_call(space, no_keys, generations, self._fence(query.at))
+        packed = packed_lookups(space, query, generations)
+        answer = self._ahead.send_together(client, LOOKUP, call, packed)
         self._answer_to(sent)
         found = self._ahead.read(answer)
-        if found is None:
-            return None
-        answered = known(query, found)
-        return answered if isinstance(answered, Known) else None
+        return None if found is None else found_in(query, found)
 
     def _answer_to(self, sent: Sent) -> CommitResult:
         """What a commit that was sent ahead was answered; on the ordinary way if it was not."""

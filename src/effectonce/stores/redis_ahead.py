@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Any
+from typing import Any, Final
 
 from redis import Redis
 from redis.exceptions import RedisError, ResponseError
@@ -25,11 +25,16 @@ from redis.exceptions import RedisError, ResponseError
 from effectonce.stores.redis_commit import Call
 from effectonce.stores.redis_scripts import Script
 
+_MULTI: Final = b"*1\r\n$5\r\nMULTI\r\n"
+_EXEC: Final = b"*1\r\n$4\r\nEXEC\r\n"
+
 
 @dataclass(slots=True, eq=False)
 class Answer:
     """What a call was, or will be, answered."""
 
+    replies: int = 1
+    """So many come; the last one is it."""
     found: Sequence[Any] | None = None
     waited_for: bool = True
 
@@ -44,15 +49,30 @@ class Ahead:
         self._waiting: deque[Answer] = deque()
 
     def send(self, client: Redis, script: Script, call: Call) -> Answer:
-        answer = Answer()
+        """A script's call."""
+        return self._send(client, script, call, None)
+
+    def send_together(
+        self, client: Redis, script: Script, call: Call, packed: Sequence[bytes]
+    ) -> Answer:
+        """A script's call, and commands ready for the wire, as one transaction: a list of all."""
+        return self._send(client, script, call, packed)
+
+    def _send(
+        self, client: Redis, script: Script, call: Call, packed: Sequence[bytes] | None
+    ) -> Answer:
+        answer = Answer() if packed is None else Answer(replies=3 + len(packed))
         with self._lock:
             try:
                 if self._connection is None:
                     self._client = client
                     self._connection = client.connection_pool.get_connection()
-                self._connection.send_command(
+                calls = self._connection.pack_command(
                     "EVALSHA", script.sha, len(call.keys), *call.keys, *call.args
                 )
+                if packed is not None:
+                    calls = [b"".join((_MULTI, *calls, *packed, _EXEC))]
+                self._connection.send_packed_command(calls)
             except (RedisError, OSError):
                 self._break_off()
                 answer.waited_for = False
@@ -74,10 +94,10 @@ class Ahead:
             self._break_off()
 
     def _read_next(self) -> None:
+        found = None
         try:
-            found: Sequence[Any] | None = self._connection.read_response()
-        except ResponseError:
-            found = None
+            for _ in range(self._waiting[0].replies):
+                found = self._read_one()
         except (RedisError, OSError):
             self._break_off()
             return
@@ -86,6 +106,13 @@ class Ahead:
             raise
         front = self._waiting.popleft()
         front.found, front.waited_for = found, False
+
+    def _read_one(self) -> Sequence[Any] | None:
+        try:
+            answer: Sequence[Any] | None = self._connection.read_response()
+        except ResponseError:
+            return None
+        return answer
 
     def _break_off(self) -> None:
         for answer in self._waiting:

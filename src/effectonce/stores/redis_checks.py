@@ -45,7 +45,7 @@ commits were answered after one fdatasync (seen, Valkey 9.1; redis/redis#13793).
 RIGHTS: Final = (
     "~effectonce:*",
     *("+info", "+config|get"),
-    *("+evalsha", "+eval", "+set", "+get", "+sadd", "+smembers"),
+    *("+evalsha", "+eval", "+multi", "+exec", "+set", "+get", "+sadd", "+smembers"),
     *("+hget", "+hmget", "+hgetall", "+hset", "+hdel", "+exists", "+unlink"),
     *("+cluster|slots", "+cluster|shards", "+command", "+client|setinfo", "+client|setname"),
 )

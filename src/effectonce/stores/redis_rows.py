@@ -59,6 +59,7 @@ _START: Final = Struct(">Iqqq")
 _PAIR: Final = Struct(">II")
 _FENCE: Final = Struct(">8sQ")
 _MARKER: Final = Struct(">IBqIqq")
+MARKER_BYTES: Final = _MARKER.size
 _COLUMNS: Final = np.dtype(
     [
         ("key", "V16"),
