@@ -16,7 +16,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -187,8 +187,15 @@ class Judge:
                 if effect.process == process and effect.partition == at.number:
                     effect.given_up = True
 
-    def store_lost(self) -> None:
-        """It went back: its markers and its count of epochs with it."""
+    def store_lost(self, kept: Iterable[bytes]) -> None:
+        """It went back to these keys: other markers, and its count of epochs, are gone.
+
+        A record whose marker is gone may pass as another one's copy from now on.
+        """
+        names = {self.keys.get(key) for key in kept}
+        for name, places in self.ran.items():
+            if name not in names:
+                places.clear()
         self.epochs.clear()
         self.unheard = set(self.owners)
         for effects in self.effects.values():

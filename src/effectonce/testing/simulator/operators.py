@@ -68,7 +68,7 @@ class Operators:
         if world.disk.positions.keys() != had:
             return False
         self._befell(kind)
-        world.judge.store_lost()
+        world.judge.store_lost(key for _, _, key in copy.markers)
         world.disk.put_back(copy)
         for at, key in self._rows():
             # an offset that an operator set for the newer store would skip records of this one
