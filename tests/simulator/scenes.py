@@ -210,7 +210,7 @@ class SceneWorld(World):
         self.faults.fired("lost suffix", "world")
         self.failed_over = True
         self.redis.values = dict(values)
-        self.judge.store_lost()
+        self.judge.store_lost(key for _, _, key in disk.markers)
         self.disk.put_back(disk)
 
     def _down(self) -> None:
