@@ -24,7 +24,7 @@ from typing import Final
 from effectonce.core.idle import let_time_pass
 from effectonce.core.outcome import encode_outcome
 from effectonce.core.plan import Columns, Decision, Pending, plan
-from effectonce.core.settle import Ended, Moment, resolved_rows, settle
+from effectonce.core.settle import Ended, Moment, marked_rows, resolved_rows, settle
 from effectonce.core.stall import attempt, first_start, rest
 from effectonce.errors import (
     HandlerFailed,
@@ -241,7 +241,15 @@ class Desk:
         last = max(resolved - 1, 0)
         records = task.records
         wall_ms = self._clock.wall_ms()
-        return Moment(records.timestamp_ms(last), wall_ms, records.leader_epoch(last))
+        ahead = UNSET
+        if resolved < task.plan.size and len(marked := marked_rows(task.plan, task.work.endings)):
+            ahead = int(marked[-1])
+        return Moment(
+            record_ms=records.timestamp_ms(last),
+            wall_ms=wall_ms,
+            leader_epoch=records.leader_epoch(last),
+            ahead_ms=records.timestamp_ms(ahead) if ahead >= resolved else UNSET,
+        )
 
     def resend(self, owned: Owned) -> None:
         """Send the commit without an answer once more, exactly as it was."""

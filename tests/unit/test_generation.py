@@ -11,6 +11,7 @@ from effectonce.core.generation import (
     MAX_AHEAD_MS,
     advance_log_time,
     generation_of,
+    reach,
     turn,
 )
 from effectonce.core.plan import Columns, plan
@@ -104,6 +105,21 @@ def test_a_newcomer_keeps_two_generations_too_or_a_shared_store_would_drop_its_n
 def test_a_leap_in_log_time_drops_all_that_was_before_it() -> None:
     row = turned(ROW, 0, 1, 90)
     assert (numbers(row), row.horizon) == ([90], 20)
+
+
+def test_a_marker_ahead_is_as_young_as_its_record_or_another_partition_would_drop_it_first() -> (
+    None
+):
+    row = replace(turn(ROW, WALL_MS, HALF_MS), next=10)
+    reached = reach(replace(row, marked_until=20), WALL_MS + 10 * HALF_MS, HALF_MS)
+    assert numbers(reached) == [0, 10]
+    assert (reached.log_time_ms, reached.floor) == (row.log_time_ms, row.floor)
+    assert reached.generations[-1].until == 20
+    assert reach(reached, WALL_MS + 9 * HALF_MS, HALF_MS) == reached
+    passed = replace(turn(reached, WALL_MS + 10 * HALF_MS, HALF_MS), next=20)
+    assert numbers(passed) == [0, 10], "its neighbours' generation waits for it too"
+    assert numbers(turn(passed, WALL_MS + 12 * HALF_MS, HALF_MS)) == [0, 10, 12]
+    assert numbers(turn(passed, WALL_MS + 13 * HALF_MS, HALF_MS)) == [13]
 
 
 def test_a_generation_with_a_marker_ahead_stays_or_the_replay_would_repeat_its_effect() -> None:

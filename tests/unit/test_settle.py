@@ -20,6 +20,8 @@ from effectonce.core.settle import (
 from effectonce.model import UNSET, Commit, Outcome, OutcomeKind, Position
 from tests.unit.builders import (
     AT,
+    HALF_MS,
+    NOW,
     ROW,
     WALL_MS,
     batch,
@@ -182,6 +184,17 @@ def test_an_advance_forgets_what_was_known_of_the_record_that_stalled() -> None:
     assert ahead is not None
     new = ahead.position
     assert (new.stalled_opens, new.attempt_offset, new.attempts) == (3, 0, 2)
+
+
+def test_a_marker_behind_a_gap_goes_into_the_generation_of_its_records_time() -> None:
+    records = batch("a b c")
+    moment = replace(NOW, ahead_ms=WALL_MS + 4 * HALF_MS, wall_ms=WALL_MS + 9 * HALF_MS)
+    commit = settled(records, planned(records), "d f d", moment=moment)
+    assert commit is not None
+    first, second = commit.position.generations
+    assert second.generation - first.generation == 4
+    assert (second.until, commit.position.next, commit.position.marked_until) == (3, 1, 3)
+    assert commit.position.log_time_ms == WALL_MS
 
 
 def test_log_time_waits_for_the_position_or_a_record_ahead_would_shorten_the_window() -> None:

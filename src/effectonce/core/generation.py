@@ -12,6 +12,7 @@
 | three generations on                      | the floor rises, the horizon with it               |
 | a marker stands ahead of the position     | its generation stays until it is passed, and then  |
 |                                           | a whole window more: that starts there             |
+| and its record is of a later time         | it goes into the generation of that time           |
 
 Log time, because eight days of downtime must not eat a seven-day window: measured by the wall
 clock that repeats effects, measured by the log it does not. A marker exists until its generation
@@ -71,6 +72,20 @@ def turn(position: Position, log_time_ms: int, half_ms: int) -> Position:
         generations=kept,
         horizon=max(position.horizon, kept[0].until) if dropped else position.horizon,
     )
+
+
+def reach(position: Position, record_ms: int, half_ms: int) -> Position:
+    """`position` with a generation for markers ahead of it, whose last record is of `record_ms`.
+
+    The pin above is this partition's alone. In the generation of the position's own time they were
+    dropped by another one that shares them, before it came to a copy (seed 4007274).
+    """
+    generation = generation_of(record_ms, half_ms)
+    if position.generations[-1].generation >= generation:
+        return position
+    until = max(position.next, position.marked_until)
+    begun = GenerationStart(generation, position.next, until, record_ms)
+    return replace(position, generations=(*position.generations, begun))
 
 
 def _is_over(kept: tuple[GenerationStart, ...], position_next: int, current: int) -> bool:

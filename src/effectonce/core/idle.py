@@ -38,10 +38,8 @@ def let_time_pass(
     if position.log_time_ms != UNSET:
         since_ms = max(wall_ms - position.wall_ms, 0)
         log_time_ms = min(position.log_time_ms + since_ms, newest_ms)
-    known = position.generations
-    if log_time_ms <= position.log_time_ms or (
-        known and generation_of(log_time_ms, half_ms) == known[-1].generation
-    ):
+    before = generation_of(position.log_time_ms, half_ms) if position.generations else 0
+    if log_time_ms <= position.log_time_ms or generation_of(log_time_ms, half_ms) == before:
         return None
     new = replace(
         turn(position, log_time_ms, half_ms),

@@ -25,7 +25,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from effectonce.core.generation import advance_log_time, turn
+from effectonce.core.generation import advance_log_time, reach, turn
 from effectonce.core.plan import Columns, Decision, Plan
 from effectonce.model import (
     UNSET,
@@ -68,6 +68,8 @@ class Moment:
     record_ms: int
     wall_ms: int
     leader_epoch: int = UNSET
+    ahead_ms: int = UNSET
+    """Of the last record that is marked behind a gap, where there is one."""
 
 
 SERIAL_BITS: Final = 40
@@ -128,13 +130,16 @@ def settle(
         return None
     new = turn(position, _log_time(position, moment, moved), half_ms)
     marked_until = int(columns.offsets[rows[-1]]) + 1 if len(rows) else UNSET
+    new = replace(new, marked_until=max(new.marked_until, marked_until))
+    if moment.ahead_ms != UNSET:
+        ahead_ms = advance_log_time(new.log_time_ms, moment.ahead_ms, moment.wall_ms, UNSET)
+        new = reach(new, ahead_ms, half_ms)
     new = replace(
         new,
         next=end if moved else position.next,
         leader_epoch=moment.leader_epoch if moved else new.leader_epoch,
         commit_id=commit_id(position.epoch, serial),
         wall_ms=moment.wall_ms,
-        marked_until=max(new.marked_until, marked_until),
         stalled_opens=0 if moved else new.stalled_opens,
         attempt_offset=UNSET if moved else new.attempt_offset,
         attempts=0 if moved else new.attempts,
