@@ -441,8 +441,14 @@ class Desk:
         )
 
     def rest(self, owned: Owned) -> None:
-        """Note that nothing is in flight: the partition is given up in good order."""
-        if not owned.counted or owned.unsent is not None or owned.released:
+        """Note that nothing is in flight: the partition is given up in good order.
+
+        So does an owner that ran nothing, where nothing lay ahead of it when it began: else what a
+        killed owner had left made all that came later look as if it may have run.
+        """
+        if owned.position is None or owned.stage is Stage.OPENING:
+            return
+        if owned.unsent is not None or owned.released:
             return
         if max(owned.attempt_offset + 1, owned.maybe_repeated_below) > owned.row.next:
             return  # what may have had its effect, here or at a former owner's, is still ahead

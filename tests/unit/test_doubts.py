@@ -15,6 +15,7 @@ from unittest.mock import patch
 import pytest
 
 import effectonce as eo
+from effectonce.desk import Desk
 from effectonce.model import Commit, CommitResult, Committed
 from effectonce.ports import CommitMode, KafkaOffset, Store
 from effectonce.stores.memory import MemoryStore
@@ -90,6 +91,18 @@ def test_an_orderly_stop_does_not_take_back_the_doubt_that_a_killed_owner_left(
     run(log, store, lambda event: told.update({event.id: event.maybe_repeated}))
     store.close()
     assert told == dict.fromkeys(IDS, True)
+
+
+def test_a_killed_owner_that_was_idle_leaves_no_doubt_about_what_comes_after_a_clean_end() -> None:
+    """All that it had begun was marked; whoever came next saw that nothing lay ahead."""
+    log, store = Log(), MemoryStore()
+    with patch.object(Desk, "rest"):
+        run(log, store, nothing)
+    run(log, store, nothing)
+    log.ids = {**log.ids, len(IDS): "new"}
+    told: dict[str, bool] = {}
+    run(log, store, lambda event: told.update({event.id: event.maybe_repeated}))
+    assert told == {"new": False}
 
 
 def test_of_two_events_that_failed_the_second_is_not_forgotten_at_an_orderly_stop() -> None:
