@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -22,10 +24,12 @@ from effectonce.model import (
     Unknown,
 )
 from effectonce.ports import SendsAhead
+from effectonce.stores import redis, redis_ahead
 from effectonce.stores.memory import MemoryStore
 from effectonce.stores.redis import RedisStore
 from effectonce.testing.owner import OTHER, Owner, key_bytes, keys_of, next_generation
 from effectonce.testing.servers import ValkeyServer
+from tests.unit.test_interrupts import Tracer, traced
 
 REFUSE = OnExisting.REFUSE
 
@@ -223,6 +227,44 @@ def test_ctrl_c_while_an_answer_is_read_mixes_no_answers_up(
     _, receipt = sent(heir, 2)
     assert looked_up(heir, 2, 3) == [True, False]
     assert receipt() == Applied()
+
+
+def test_ctrl_c_at_any_line_mixes_no_answers_up(owner: Owner) -> None:
+    """An answer that is read for another call's says "applied" of what was refused."""
+    modules = ("redis_ahead", "redis")
+    whole = Tracer(modules=modules)
+    with traced(whole):
+        sent_and_answered(owner, 1)
+    points = [p for p in whole.points(modules) if (p.module, p.line) not in _locks()]
+    for number, point in enumerate(points, 1):
+        with suppress(KeyboardInterrupt), traced(Tracer(point, modules)):
+            sent_and_answered(owner, 10 * number)
+        owner = Owner.open(owner.store)  # as the driver does
+        for again in (10 * number + 3, 10 * number + 6):
+            sent_and_answered(owner, again)
+
+
+def _locks() -> set[tuple[str, int]]:
+    """Lines in which CPython looks for no signals, as it does after a call: they take a lock."""
+    modules = {"redis_ahead": redis_ahead, "redis": redis}
+    sources = {name: inspect.getsource(module).splitlines() for name, module in modules.items()}
+    return {
+        (name, number)
+        for name, lines in sources.items()
+        for number, line in enumerate(lines, 1)
+        if line.strip().startswith(("with self._lock", "try:"))
+    }
+
+
+def sent_and_answered(owner: Owner, number: int) -> None:
+    """A commit with a look-up behind it, and one without."""
+    _, receipt = sent(owner, number)
+    assert looked_up(owner, number, number + 1) == [True, False]
+    assert receipt() == Applied()
+    before = owner.position
+    _, receipt = sent(owner, number, on_existing=REFUSE)
+    assert receipt() == Conflict((0,))
+    owner.position = before
 
 
 def test_over_a_client_of_the_users_it_is_waited_for_at_once(server: ValkeyServer) -> None:

@@ -44,13 +44,14 @@ class Point:
 class Tracer:
     """Notes the points that are passed; raises KeyboardInterrupt at one of them."""
 
-    def __init__(self, at: Point | None = None) -> None:
+    def __init__(self, at: Point | None = None, modules: Sequence[str] = INTERRUPTED) -> None:
         self.at = at
+        self.modules = modules
         self.passed: Counter[tuple[str, int]] = Counter()
 
     def __call__(self, frame: FrameType, event: str, arg: object) -> Tracer | None:
         path = Path(frame.f_code.co_filename)
-        if DRIVER not in path.parents or path.stem not in INTERRUPTED:
+        if DRIVER not in path.parents or path.stem not in self.modules:
             return None
         if frame.f_code.co_name.startswith("on_"):
             return None  # in a callback of librdkafka's, which has no way to go on

@@ -5,7 +5,8 @@
 | the server answers                 | read in order, those in front first                    |
 | it answers with an error           | None: the call comes again on the ordinary way         |
 | the connection breaks, or is cut   | None for all that were on it                           |
-| Ctrl-C while one is read           | the same: the connection is gone, and says nothing     |
+| Ctrl-C in one of our lines         | the same, by the next call: the connection is given up |
+| a fork                             | the same in the child: the connection is its parent's  |
 
 So nothing here is retried and no error is told: whoever is given None makes the same call again,
 alone, and each of our calls may run twice (redis_link.py).
@@ -13,6 +14,7 @@ alone, and each of our calls may run twice (redis_link.py).
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,13 +42,16 @@ class Answer:
 
 
 class Ahead:
-    """One of the client's connections, taken at the first call."""
+    """One of the client's connections, taken at the first call, and anew in a forked process."""
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._client: Redis | None = None
         self._connection: Any = None  # its methods have no types
         self._waiting: deque[Answer] = deque()
+        self._whole = True
+        """What waits is what the connection still brings. Found false, a call was broken off."""
+        self._pid = os.getpid()
 
     def send(self, client: Redis, script: Script, call: Call) -> Answer:
         """A script's call."""
@@ -63,6 +68,8 @@ class Ahead:
     ) -> Answer:
         answer = Answer() if packed is None else Answer(replies=3 + len(packed))
         with self._lock:
+            self._begin()
+            self._waiting.append(answer)
             try:
                 if self._connection is None:
                     self._client = client
@@ -72,26 +79,29 @@ class Ahead:
                 )
                 if packed is not None:
                     calls = [b"".join((_MULTI, *calls, *packed, _EXEC))]
-                self._connection.send_packed_command(calls)
+                # a PING in between would be answered with what is waited for
+                self._connection.send_packed_command(calls, check_health=False)
             except (RedisError, OSError):
                 self._break_off()
-                answer.waited_for = False
-            except BaseException:
-                self._break_off()
-                raise
-            else:
-                self._waiting.append(answer)
+            self._whole = True
         return answer
 
     def read(self, answer: Answer) -> Sequence[Any] | None:
         with self._lock:
+            self._begin()
             while answer.waited_for:
                 self._read_next()
+            self._whole = True
         return answer.found
 
     def close(self) -> None:
         with self._lock:
             self._break_off()
+
+    def _begin(self) -> None:
+        if not self._whole or self._pid != os.getpid():
+            self._break_off()
+        self._whole, self._pid = False, os.getpid()
 
     def _read_next(self) -> None:
         found = None
@@ -101,11 +111,9 @@ class Ahead:
         except (RedisError, OSError):
             self._break_off()
             return
-        except BaseException:
-            self._break_off()
-            raise
-        front = self._waiting.popleft()
+        front = self._waiting[0]
         front.found, front.waited_for = found, False
+        self._waiting.popleft()
 
     def _read_one(self) -> Sequence[Any] | None:
         try:
