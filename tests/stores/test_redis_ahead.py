@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
@@ -27,6 +28,7 @@ from effectonce.ports import SendsAhead
 from effectonce.stores import redis, redis_ahead
 from effectonce.stores.memory import MemoryStore
 from effectonce.stores.redis import RedisStore
+from effectonce.stores.redis_scripts import COMMIT, LOOKUP
 from effectonce.testing.owner import OTHER, Owner, key_bytes, keys_of, next_generation
 from effectonce.testing.servers import ValkeyServer
 from tests.unit.test_interrupts import Tracer, traced
@@ -61,6 +63,11 @@ def sent(owner: Owner, *numbers: int, **how: Any) -> tuple[Commit, Callable[[], 
     receipt = owner.store.send(commit)
     owner.position = commit.position
     return commit, receipt
+
+
+def is_answered(owner: Owner) -> bool:
+    assert isinstance(owner.store, RedisStore)
+    return bool(owner.store._ahead._connection.can_read(1.0))
 
 
 def looked_up(owner: Owner, *numbers: int) -> list[bool] | StoreError:
@@ -164,6 +171,56 @@ def test_a_server_that_has_forgotten_the_scripts_is_told_them_again(
     _, receipt = sent(owner, 1)
     assert looked_up(owner, 1, 2) == [True, False]
     assert receipt() == Applied()
+
+
+def test_a_commit_that_came_again_is_seen_by_the_look_up_that_had_left_behind_it(
+    server: ValkeyServer, owner: Owner
+) -> None:
+    """It ran before that, and would call new what is marked: a copy elsewhere would run again."""
+    other = Owner.open(owner.store, OTHER)
+    with Redis.from_url(server.url) as admin:
+        admin.script_flush()
+        _, receipt = sent(owner, 1)
+        assert is_answered(owner)
+        admin.script_load(LOOKUP.text)  # for another member
+    assert looked_up(other, 1, 2) == [True, False]
+    assert receipt() == Applied()
+
+
+def test_two_consumers_on_one_store_see_each_others_commits_or_copies_would_run_again(
+    server: ValkeyServer, owner: Owner
+) -> None:
+    other = Owner.open(owner.store, OTHER)
+    with Redis.from_url(server.url) as admin:
+        admin.script_flush()
+        _, receipt = sent(owner, 1)
+        assert is_answered(owner)
+        for script in (COMMIT, LOOKUP):
+            admin.script_load(script.text)
+    _, others = sent(other, 2)
+    assert others() == Applied()
+    assert looked_up(other, 1, 2, 3) == [True, True, False]
+    assert receipt() == Applied()
+
+
+def test_a_forked_process_reads_no_answer_of_its_parents(owner: Owner) -> None:
+    _, receipt = sent(owner, 1)
+    child = os.fork()
+    if not child:
+        os._exit(0 if looked_up(owner, 0, 1, 2) == [True, True, False] else 1)
+    assert os.waitpid(child, 0)[1] == 0
+    assert looked_up(owner, 1, 2) == [True, False]
+    assert receipt() == Applied()
+
+
+def test_a_health_check_takes_no_answer_for_its_own(server: ValkeyServer) -> None:
+    owner = Owner.open(RedisStore(f"{server.url}?health_check_interval=1", timeout_seconds=0.5))
+    assert owner.commit([0]) == Applied()
+    _, receipt = sent(owner, 1)
+    owner.store._ahead._connection.next_health_check = 0  # type: ignore[attr-defined]
+    assert looked_up(owner, 1, 2) == [True, False]
+    assert receipt() == Applied()
+    owner.store.close()
 
 
 def test_a_generation_that_another_member_began_is_learnt(

@@ -101,6 +101,8 @@ class Sent:
     space: Space
     answer: Answer
     result: CommitResult | None = None
+    late: bool = False
+    """It came again, alone: what had left behind it may have run before."""
 
 
 class RedisStore:
@@ -134,8 +136,8 @@ class RedisStore:
         )
         self._lock = Lock()
         self._ahead = Ahead()
-        self._sent: Sent | None = None
-        """The commit that is on its way, until it is asked for."""
+        self._sent: set[Sent] = set()
+        """The commits that are on their way, one a consumer, until they are asked for."""
         self._id: bytes | None = None
         self._owned: dict[Partition, Ownership] = {}
         self._generations: dict[str, bytes] = {}
@@ -212,9 +214,10 @@ class RedisStore:
         ours = owned_in(commit, self._owned)
         generations = self._generations.get(space.tag, b"")
         call = commit_call(space, commit, generations, ours, os.urandom(MARK_BYTES))
-        self._sent = Sent(commit, space, self._ahead.send(client, COMMIT, call))
+        sent = Sent(commit, space, self._ahead.send(client, COMMIT, call))
+        self._sent.add(sent)
         self._follow(commit, ours, commit.position.commit_id)
-        return partial(self._answer_to, self._sent)
+        return partial(self._answer_to, sent)
 
     def find(self, at: Partition, key: bytes) -> Marker | None:
         space = self._space(at)
@@ -246,7 +249,8 @@ class RedisStore:
     # -- calls ---------------------------------------------------------------------------------
 
     def _lookup(self, query: Query) -> Known | StoreError:
-        if self._sent is not None and (found := self._lookup_behind(self._sent, query)):
+        sent = list(self._sent)
+        if sent and (found := self._lookup_behind(sent, query)):
             return found
         space = self._space(query.at)
         fence = self._fence(query.at)
@@ -262,8 +266,11 @@ class RedisStore:
         owned = self._owned.get(at)
         return owned.whole_fence if owned else b""
 
-    def _lookup_behind(self, sent: Sent, query: Query) -> Known | None:
-        """The look-up that leaves before the commit in front is answered; None where it failed."""
+    def _lookup_behind(self, sent: Sequence[Sent], query: Query) -> Known | None:
+        """The look-up that leaves before the commits in front are answered; None where it failed.
+
+        Or where one of them did: what that one marks once it comes again would be called new.
+        """
         client = self._link.own_client()
         if client is None:
             return None
@@ -273,25 +280,31 @@ class RedisStore:
         call = lookup_call(space, no_keys, generations, self._fence(query.at))
         packed = packed_lookups(space, query, generations)
         answer = self._ahead.send_together(client, LOOKUP, call, packed)
-        self._answer_to(sent)
+        for each in sent:
+            self._answer_to(each)
         found = self._ahead.read(answer)
-        return None if found is None else found_in(query, found)
+        if found is None or any(each.late for each in sent):
+            return None
+        return found_in(query, found)
 
     def _answer_to(self, sent: Sent) -> CommitResult:
         """What a commit that was sent ahead was answered; on the ordinary way if it was not."""
-        if self._sent is sent:
-            self._sent = None
-        if sent.result is None:
-            found = self._ahead.read(sent.answer)
-            if found is None or found[0] == b"generations":
-                sent.result = self._commit(sent.commit)
-            else:
-                sent.result = self._result_of(sent.commit, sent.space, found)
-                if not isinstance(sent.result, Applied | Already):
-                    self._follow(
-                        sent.commit, owned_in(sent.commit, self._owned), sent.commit.follows
-                    )
-        return sent.result
+        try:
+            if sent.result is None:
+                sent.result = self._answered(sent)
+            return sent.result
+        finally:
+            self._sent.discard(sent)
+
+    def _answered(self, sent: Sent) -> CommitResult:
+        commit, found = sent.commit, self._ahead.read(sent.answer)
+        if found is None or found[0] == b"generations":
+            sent.late = True
+            return self._commit(commit)
+        answered = self._result_of(commit, sent.space, found)
+        if not isinstance(answered, Applied | Already):
+            self._follow(commit, owned_in(commit, self._owned), commit.follows)
+        return answered
 
     def _commit(self, commit: Commit) -> CommitResult:
         space = self._space(commit.at)
