@@ -213,6 +213,8 @@ class Assignment:
 
     def _begin_due(self, now: float) -> None:
         for owned in self._owned.values():
+            if owned.anew:
+                self.desk.collect()  # else one is always on its way while records flow
             if owned.anew and owned.stage is Stage.RUNNING and owned.unsent is None:
                 # what failed there may be another record by now
                 owned.attempt_offset = owned.alone_below = owned.singly_below = UNSET
@@ -412,14 +414,15 @@ class Assignment:
         self._topics_checked = -TOPIC_CHECK_SECONDS  # a deleted topic is revoked like any other
         for owned in going:
             owned.leaving = True
-        if self.busy is not None and self.busy.owned in going and self.cut is None:
+        busy = self.busy  # read once: the handler's thread may give it back meanwhile
+        if busy is not None and busy.owned in going and self.cut is None:
             self._keeper.await_left(self._drain_seconds)
-        busy = self.busy.owned if self.busy is not None else None
+        busy = self.busy
         for owned in going:
             del self._owned[owned.key]
             if owned.position is None or owned.row.next < owned.log_end:
                 self._passed_on[owned.key] = owned.log_end
-            if owned is not busy:
+            if busy is None or owned is not busy.owned:
                 self.release(owned, reason)
         self.assigned = bool(self._owned)
         if mode is not None:
@@ -433,8 +436,10 @@ class Assignment:
             self.desk.resend(owned)
         self.desk.rest(owned)
         owned.released = True
-        busy = self.busy.owned if self.busy is not None else owned
-        if busy is owned or busy.at != owned.at:  # else given again, and a handler has it still
+        busy = self.busy
+        if (
+            busy is None or busy.owned is owned or busy.owned.at != owned.at
+        ):  # else given again, and a handler has it still
             self._once.store.release(owned.at)
         emit(PartitionReleased(owned.at, reason))
 

@@ -172,6 +172,7 @@ class OnceConsumer:
             self._loaned = task
             self._enter(task)
             return Batch(task.work, task.work.runs)
+        self._assignment.desk.collect()
         self._raise_stopped(Until.STOPPED)
         raise StopIteration
 

@@ -265,7 +265,12 @@ class Desk:
         return self._sent is not None
 
     def collect(self) -> None:
-        """Take the answer to the commit that is on its way, if there is one."""
+        """Take the answer to the commit that is on its way, if there is one.
+
+        On the keeper's thread too, beside a handler's that may be sending one just now.
+        """
+        if self._sent is None:
+            return
         owned, self._sent = self._sent, None
         if owned is None or owned.unsent is None:  # broken off (Ctrl-C): the row says what became
             return

@@ -15,7 +15,17 @@ from typing import Any
 import numpy as np
 
 import effectonce as eo
-from effectonce.model import UNSET, Committed, LogEnds, Offsets
+from effectonce.errors import StoreError
+from effectonce.model import (
+    UNSET,
+    Commit,
+    CommitResult,
+    Committed,
+    Known,
+    LogEnds,
+    Offsets,
+    Query,
+)
 from effectonce.ports import (
     Clock,
     CommitMode,
@@ -65,6 +75,30 @@ class StoreWithBackup(MemoryStore):
 
     def go_back(self) -> None:
         self._tables = deepcopy(self._backup)
+
+
+class FarStore(MemoryStore):
+    """A commit arrives when something comes behind it on the way; as late as it may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._on_its_way: list[Callable[[], CommitResult]] = []
+
+    def send(self, commit: Commit) -> Callable[[], CommitResult]:
+        results: list[CommitResult] = []
+
+        def arrive() -> CommitResult:
+            if not results:
+                results.extend(self.commit([commit]))
+            return results[0]
+
+        self._on_its_way.append(arrive)
+        return arrive
+
+    def lookup(self, queries: Sequence[Query]) -> list[Known | StoreError]:
+        while self._on_its_way:
+            self._on_its_way.pop(0)()
+        return super().lookup(queries)
 
 
 @dataclass

@@ -21,7 +21,7 @@ import pytest
 
 import effectonce as eo
 from effectonce.stores.memory import MemoryStore
-from tests.unit.lone import CONFIG, IDS, TOPIC, Log, LogClient, count
+from tests.unit.lone import CONFIG, IDS, TOPIC, FarStore, Log, LogClient, count
 
 DRIVER = Path(eo.__file__).parent
 HANDING = ("consumer", "handlers", "event", "overlay")
@@ -121,12 +121,15 @@ def effects_in(store: MemoryStore) -> dict[str, int]:
 
 @pytest.mark.parametrize("goes_on", [False, True], ids=["closed", "goes-on"])
 @pytest.mark.parametrize("life", LIVES)
-def test_ctrl_c_at_any_line_loses_no_event_and_repeats_no_effect(life: str, goes_on: bool) -> None:
+@pytest.mark.parametrize("kind", [MemoryStore, FarStore])
+def test_ctrl_c_at_any_line_loses_no_event_and_repeats_no_effect(
+    kind: type[MemoryStore], life: str, goes_on: bool
+) -> None:
     way, modules = LIVES[life]
     whole = Tracer()
-    live(way, whole, MemoryStore(), Log(), goes_on=False)
+    live(way, whole, kind(), Log(), goes_on=False)
     for point in whole.points(modules):
-        store, log = MemoryStore(), Log()
+        store, log = kind(), Log()
         live(way, Tracer(point), store, log, goes_on)
         with eo.OnceConsumer(CONFIG, [TOPIC], once_with(store), client=LogClient(log)) as consumer:
             consumer.run(count, until=eo.END)
