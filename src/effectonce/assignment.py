@@ -437,9 +437,8 @@ class Assignment:
         self.desk.rest(owned)
         owned.released = True
         busy = self.busy
-        if (
-            busy is None or busy.owned is owned or busy.owned.at != owned.at
-        ):  # else given again, and a handler has it still
+        # else it was given again, and a handler has it still
+        if busy is None or busy.owned is owned or busy.owned.at != owned.at:
             self._once.store.release(owned.at)
         emit(PartitionReleased(owned.at, reason))
 

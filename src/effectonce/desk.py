@@ -272,7 +272,7 @@ class Desk:
         if self._sent is None:
             return
         owned, self._sent = self._sent, None
-        if owned is None or owned.unsent is None:  # broken off (Ctrl-C): the row says what became
+        if owned.unsent is None:  # broken off (Ctrl-C): the row says what became of it
             return
         unsent, owned.unsent = owned.unsent, None
         assert unsent.receipt is not None

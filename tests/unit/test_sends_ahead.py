@@ -1,4 +1,4 @@
-"""The driver over a store that answers later: what must not wait, and what must not be forgotten."""
+"""The driver over a store that answers later: what must not wait, nor be forgotten."""
 
 from __future__ import annotations
 
