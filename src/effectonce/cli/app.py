@@ -73,6 +73,66 @@ def demo(
     raise typer.Exit(play(broker=broker.value, seed=seed))
 
 
+@app.command()
+def bench(
+    topic: Annotated[str, typer.Option(help="Yours; it is only read.")],
+    bootstrap: Annotated[str | None, typer.Option(help="host:port of a broker.")] = None,
+    store: Annotated[
+        str, typer.Option(help="The kind and the server; yours is not touched, see above.")
+    ] = "rocksdb:",
+    identify: Annotated[
+        str, typer.Option(help="Where the event ID stands: header:NAME, cloudevent, key, json:PATH")
+    ] = "header:event-id",
+    handler: Annotated[
+        str | None, typer.Option(help="module:function, REALLY CALLED, an event at a time.")
+    ] = None,
+    batch_handler: Annotated[
+        str | None, typer.Option(help="module:function, REALLY CALLED, a batch at a time.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, max=65_535, help="Messages a batch.")] = 1000,
+    messages: Annotated[
+        int, typer.Option(min=1, help="At most so many, the last of the topic.")
+    ] = 500_000,
+    rounds: Annotated[int, typer.Option(min=5, help="Each measures everything once.")] = 5,
+    live: Annotated[
+        bool, typer.Option("--live", help="Fetch while consuming; else all is fetched ahead.")
+    ] = False,
+    config: Annotated[
+        Path | None, typer.Option(help="A client.properties, under librdkafka's names.")
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the figures there, too.")] = None,
+) -> None:
+    """What would effectonce cost on your topic? Measured beside a bare consumer.
+
+    It produces nothing, joins and makes no consumer group, commits no offset, and creates no
+    topic. Your store is not opened: rocksdb: is measured in a temporary folder (TMPDIR says on
+    which disk), redis: on that server under a scope with a random name, removed after each run. It
+    costs the broker, and that server, the reading.
+
+    A handler is called for every event of the sample, in every round: give one whose effects you
+    can bear so many times, or none. A tx that it takes is a temporary store's.
+
+    Exits 0; 2 if it could not be measured; 130 if interrupted.
+    """
+    from effectonce.cli.bench import Asked
+    from effectonce.cli.bench import bench as measure
+
+    if handler and batch_handler:
+        raise ConfigError(["--handler and --batch-handler: give one"])
+    asked = Asked(
+        *(bootstrap, topic, store, identify, handler or batch_handler),
+        batches=handler is None,
+        batch=batch,
+        messages=messages,
+        rounds=rounds,
+        live=live,
+        config=config,
+        json=json,
+    )
+    news = Console(stderr=True, markup=False, highlight=False)
+    raise typer.Exit(measure(asked, _console(), news))
+
+
 class Effects(Enum):
     """Where a simulation's effects live; the simulator itself is imported by its command alone."""
 
