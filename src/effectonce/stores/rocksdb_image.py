@@ -50,6 +50,9 @@ class Image:
     index: KeyIndex
     first_position: dict[int, int] = field(default_factory=dict)
     """Of each generation with keys of this run: its first log position in the index."""
+    first_seqs: dict[int, int] = field(default_factory=dict)
+    """Of each generation: its first packed row. A start may move where a generation lies in the
+    log (topic recreated), never where its rows begin."""
 
     def restart_index(self) -> None:
         """A new run: what earlier ones marked says nothing."""
@@ -59,6 +62,7 @@ class Image:
     def drop_below(self, floor: int) -> None:
         """Forget the generations below `floor`."""
         self.first_position = {g: at for g, at in self.first_position.items() if g >= floor}
+        self.first_seqs = {g: seq for g, seq in self.first_seqs.items() if g >= floor}
         kept = min(self.first_position.values(), default=_EVERYTHING)
         self.index.drop_below(kept)
 
@@ -82,8 +86,8 @@ def load(db: Rdict) -> Image | None:
     starts = [decode_generation(*each) for each in all_rows(db, GENERATION)]
     generations = tuple(start for start, _ in starts)
     row = replace(row, position=replace(row.position, generations=generations))
-    image = Image(row, new_index())
-    _fill(image, db, {start.generation: seq for start, seq in starts})
+    image = Image(row, new_index(), first_seqs={start.generation: seq for start, seq in starts})
+    _fill(image, db)
     return image
 
 
@@ -151,9 +155,9 @@ def read_rows(db: Rdict, prefix: bytes, start: bytes, limit: int) -> list[Row]:
     return rows
 
 
-def _fill(image: Image, db: Rdict, first_seqs: dict[int, int]) -> None:
+def _fill(image: Image, db: Rdict) -> None:
     """Build the index from the packed rows of this run, and prove that none is missing."""
-    next_seq = image.row.next_seq
+    next_seq, first_seqs = image.row.next_seq, image.first_seqs
     expected = min(first_seqs.values(), default=next_seq)
     rows_left = next_seq - expected
     aside = {seq for _, seq in set_aside(db)}

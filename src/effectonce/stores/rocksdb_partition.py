@@ -272,7 +272,8 @@ def _batch(image: Image, commit: Commit, markers: Markers | None) -> tuple[Write
         batch.delete_range(outcome_key(0, _NO_KEY), outcome_key(new.floor, _NO_KEY))
     for start in new.generations:
         if start not in old.generations:
-            batch.put(*encode_generation(start, first_seq=seq))
+            first_seq = image.first_seqs.get(start.generation, seq)
+            batch.put(*encode_generation(start, first_seq))
     if markers is not None and len(markers):
         for key, value in encode_packed(new, markers, seq):
             batch.put(key, value)
@@ -295,6 +296,8 @@ def _follow(image: Image, new: Position, markers: Markers | None, next_seq: int)
     old = image.row
     if new.run != old.position.run:
         image.restart_index()
+    for start in new.generations:
+        image.first_seqs.setdefault(start.generation, old.next_seq)
     if markers is not None and len(markers):
         position = image.index.insert(markers.keys, markers.fingerprints)
         image.first_position.setdefault(generation_of(new), position)

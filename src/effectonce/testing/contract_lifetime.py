@@ -54,6 +54,20 @@ class LifetimeContract:
             assert [g.generation for g in owner.position.generations] == [2, 3, 4]
         assert owner.commit([1], on_existing=REFUSE) == Applied()
 
+    def test_generations_that_a_start_moves_keep_their_markers(
+        self, owner: Owner, reopened: Reopened
+    ) -> None:
+        owner.commit([1, 2], outcomes={0: VALUE})
+        owner.position = next_generation(owner.position, 2, floor=1)
+        owner.commit([20])
+        moved = tuple(replace(g, offset=-1, until=0) for g in owner.position.generations)
+        assert owner.commit(to=replace(owner.position, next=0, generations=moved)) == Applied()
+        owner.commit([30])
+        owner = Owner.open(reopened(owner.store))
+        assert owner.position.generations == moved
+        assert owner.seen(1, 2, 20, 30) == [True, True, True, True]
+        assert owner.marker(1).outcome == VALUE
+
     def test_generations_that_were_skipped_are_dropped_too(self, owner: Owner) -> None:
         owner.commit([1])
         owner.position = next_generation(owner.position, 1_000, floor=998)
