@@ -12,6 +12,7 @@ from redis import Redis
 from effectonce.errors import StoreError, StoreUnavailable, TransactionClosed
 from effectonce.model import Already, Applied, CommitResult, Conflict, OnExisting, Stale, Unknown
 from effectonce.stores.redis import RedisStore
+from effectonce.stores.redis_checks import RIGHTS
 from effectonce.stores.redis_tx import MAX_ARGUMENTS, MAX_STEP, RedisTx
 from effectonce.testing.owner import AT, Owner
 from effectonce.testing.servers import ValkeyServer
@@ -193,10 +194,58 @@ def test_a_right_that_is_missing_refuses_the_commit_whole(
     store = RedisStore(valkey_server.url.replace("unix://", "unix://app:pw@"))
     owner = Owner.open(store)
     result = run(owner, [("incrby", "n"), ("sadd", "s", "x")])
-    assert "tx.sadd is not allowed" in refusal(result)
+    assert "tx.sadd is not allowed: the user needs +sadd" in refusal(result)
     assert redis.get("n") is None
     store.close()
     order(redis, "ACL DELUSER", "app")
+
+
+@pytest.fixture
+def limited(valkey_server: ValkeyServer, redis: Redis) -> Iterator[Owner]:
+    """An owner whose user has no right to any key of the handler's but `mine:*`."""
+    rights = (*RIGHTS, "~mine:*", "+type", "+incrby", "+hincrby")
+    order(redis, "ACL SETUSER", "app", "reset", "on", ">pw", *rights)
+    store = RedisStore(valkey_server.url.replace("unix://", "unix://app:pw@"))
+    yield Owner.open(store)
+    store.close()
+    order(redis, "ACL DELUSER", "app")
+
+
+def test_a_key_that_the_user_may_not_touch_stops_and_is_not_waited_for(
+    limited: Owner, redis: Redis
+) -> None:
+    result = run(limited, [("incrby", "mine:n"), ("incrby", "secret-event")])
+    said = refusal(result)
+    assert "tx.incrby is not allowed: the user has no right (~pattern)" in said
+    assert "secret-event" not in said
+    assert isinstance(result, Unknown)
+    assert result.error.__cause__ is not None
+    assert result.error.__cause__.args == (b"secret-event",)
+    assert redis.get("mine:n") is None
+    assert run(limited, [("incrby", "mine:n")]) == Applied()
+
+
+def test_a_key_of_ours_that_is_forbidden_is_waited_for_whatever_the_handler_wrote(
+    limited: Owner, redis: Redis
+) -> None:
+    order(redis, "ACL SETUSER", "app", "resetkeys", "~mine:*")
+    result = run(limited, [("incrby", "mine:n"), ("incrby", "theirs")])
+    assert isinstance(result, Unknown)
+    assert isinstance(result.error, StoreUnavailable)
+
+
+@pytest.mark.parametrize(
+    ("lost", "step"),
+    [
+        ("+type", ("incrby", "mine:n")),
+        ("+get", ("incrby", "mine:n")),
+    ],
+)
+def test_a_right_that_only_the_check_needs_is_named(
+    limited: Owner, redis: Redis, lost: str, step: Step
+) -> None:
+    order(redis, "ACL SETUSER", "app", lost.replace("+", "-"))
+    assert f"the user needs {lost} for that key" in refusal(run(limited, [step]))
 
 
 @pytest.mark.parametrize(

@@ -42,14 +42,16 @@ from effectonce.stores.redis_checks import ask, problems_of, try_scripts
 from effectonce.stores.redis_commit import (
     MARK_BYTES,
     Call,
+    commands_in,
     commit_call,
     found_in,
     known,
     lookup_call,
+    not_ours,
     packed_lookups,
     result,
 )
-from effectonce.stores.redis_link import Arguments, Client, Link, link_to, own_link
+from effectonce.stores.redis_link import Arguments, Client, Link, is_forbidden, link_to, own_link
 from effectonce.stores.redis_rows import (
     Ownership,
     Space,
@@ -59,7 +61,7 @@ from effectonce.stores.redis_rows import (
     quoted,
     topic_name,
 )
-from effectonce.stores.redis_scripts import COMMIT, LOOKUP, OPEN, Script
+from effectonce.stores.redis_scripts import COMMIT, LOOKUP, OPEN, READ, Script
 from effectonce.stores.redis_shared import (
     ATTEMPTS,
     CHECK_SECONDS,
@@ -318,11 +320,36 @@ class RedisStore:
             )
         except StoreError as error:
             self._follow(commit, ours, None)
-            return Unknown(error)
+            return Unknown(self._explained(commit, space, error))
         found = self._result_of(commit, space, answer)
         if isinstance(found, Applied | Already):
             self._follow(commit, ours, commit.position.commit_id)
         return found
+
+    def _explained(self, commit: Commit, space: Space, error: StoreError) -> StoreError:
+        """The error; another where the user has a right to our keys, and not to the handler's.
+
+        The server refuses such a call whole, and does not say for which key.
+        """
+        commands = commands_in(commit) if is_forbidden(error) else []
+        try:
+            if commands and self._may_use(space.scope, space.positions, space.rows(commit.at)):
+                for command in commands:
+                    if not self._may_use(command[0]):
+                        return not_ours(commit, command)
+        except StoreError:
+            pass  # the commit comes again, and meets what is wrong then
+        return error
+
+    def _may_use(self, *keys: str | bytes) -> bool:
+        """Whether our scripts may name these keys. Raises StoreError."""
+        try:
+            self._link.run(READ, keys, ["EXISTS"])
+        except StoreError as error:
+            if is_forbidden(error):
+                return False
+            raise
+        return True
 
     def _result_of(self, commit: Commit, space: Space, answer: Sequence[Any]) -> CommitResult:
         if answer[0] == b"applied":

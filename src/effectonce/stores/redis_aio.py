@@ -48,11 +48,14 @@ from effectonce.stores.redis_checks import problems_of
 from effectonce.stores.redis_commit import (
     MARK_BYTES,
     Call,
+    commands_in,
     commit_call,
     known,
     lookup_call,
+    not_ours,
     result,
 )
+from effectonce.stores.redis_link import is_forbidden
 from effectonce.stores.redis_rows import (
     Ownership,
     Space,
@@ -61,7 +64,7 @@ from effectonce.stores.redis_rows import (
     partition_name,
     topic_name,
 )
-from effectonce.stores.redis_scripts import COMMIT, LOOKUP, OPEN, Script
+from effectonce.stores.redis_scripts import COMMIT, LOOKUP, OPEN, READ, Script
 from effectonce.stores.redis_shared import (
     ATTEMPTS,
     CHECK_SECONDS,
@@ -220,9 +223,34 @@ class AsyncRedisStore:
                 stands = ours.commit_id
             return found
         except StoreError as error:
-            return Unknown(error)
+            return Unknown(await self._explained(commit, space, error))
         finally:  # however it ended: a commit that is cancelled may take effect all the same
             self._follow(commit, ours, stands)
+
+    async def _explained(self, commit: Commit, space: Space, error: StoreError) -> StoreError:
+        """The error; another where the user has a right to our keys, and not to the handler's.
+
+        The server refuses such a call whole, and does not say for which key.
+        """
+        commands = commands_in(commit) if is_forbidden(error) else []
+        try:
+            if commands and await self._may_use(space.scope, space.positions, space.rows(commit.at)):
+                for command in commands:
+                    if not await self._may_use(command[0]):
+                        return not_ours(commit, command)
+        except StoreError:
+            pass  # the commit comes again, and meets what is wrong then
+        return error
+
+    async def _may_use(self, *keys: str | bytes) -> bool:
+        """Whether our scripts may name these keys. Raises StoreError."""
+        try:
+            await self._link.run(READ, keys, ["EXISTS"])
+        except StoreError as error:
+            if is_forbidden(error):
+                return False
+            raise
+        return True
 
     def _follow(self, commit: Commit, ours: Ownership | None, to: bytes | None) -> None:
         """Note where the row stands now, unless it was released or opened meanwhile."""

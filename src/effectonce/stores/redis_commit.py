@@ -148,7 +148,7 @@ def commit_call(
     else:
         markers = None
     pairs = decode_pairs(after, space.scope)
-    commands = [write for write in commit.writes if isinstance(write, Command)]
+    commands = commands_in(commit)
     rows = [write for write in commit.writes if not isinstance(write, Command)]
     puts = [each for key, value in rows if value is not None for each in (key, value)]
     deletes = [key for key, value in rows if value is None]
@@ -195,14 +195,29 @@ def result(commit: Commit, answer: Sequence[Any]) -> CommitResult:
         case [b"conflict", bytes(numbers)]:
             return Conflict(tuple(np.unique(_rows(numbers)).tolist()))
         case [b"refused", bytes(why), bytes(name), bytes(key)]:
-            error = StoreError(
-                f"{commit.at}: tx.{name.decode()} {why.decode(errors='replace')}; nothing was "
-                "written. Its key is in `__cause__`. Mend the handler or that key, and restart"
-            )
-            error.__cause__ = KeyError(key)  # an event ID may be in it: not for the log
-            return Unknown(error)
+            return Unknown(_refused(commit, name.decode(), why.decode(errors="replace"), key))
         case _:
             return Unknown(wrong(commit.at, answer))
+
+
+def commands_in(commit: Commit) -> list[Command]:
+    """What its `tx` does to keys of the user's."""
+    return [write for write in commit.writes if isinstance(write, Command)]
+
+
+def not_ours(commit: Commit, command: Command) -> StoreError:
+    """The store's user has no right to a key of the handler's."""
+    why = "is not allowed: the user has no right (~pattern) to read and write its key"
+    return _refused(commit, command.name, why, command[0])
+
+
+def _refused(commit: Commit, name: str, why: str, key: bytes) -> StoreError:
+    error = StoreError(
+        f"{commit.at}: tx.{name} {why}; nothing was written. Its key is in `__cause__`. Mend the "
+        "handler, that key or the user's rights, and restart"
+    )
+    error.__cause__ = KeyError(key)  # an event ID may be in it: not for the log
+    return error
 
 
 def wrong(at: Partition, answer: Sequence[Any]) -> StoreError:

@@ -126,7 +126,7 @@ class Link:
         except FAILURES as error:
             raise translated(error) from error
 
-    def run(self, script: Script, keys: Sequence[str], args: Sequence[bytes | str]) -> Any:
+    def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[bytes | str]) -> Any:
         """The answer of a script, which a server that does not know it is told anew."""
         execute: Callable[..., Any] = self.client().execute_command
         try:

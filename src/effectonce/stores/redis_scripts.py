@@ -159,32 +159,39 @@ local KINDS = {
   zadd = 'zset', zrem = 'zset', rpush = 'list',
 }
 
+local function needs(right)
+  return 'is not allowed: the user needs +' .. string.lower(right) .. ' for that key'
+end
+
 local function countable(value)
   if not value or value == '0' then return true end
   local digits = string.match(value, '^-?([1-9]%d*)$')
   return digits and #digits <= 18
 end
 
-local function counter(now, name, key, field)
+-- what is wrong with the step of a counter, if anything
+local function miscount(now, name, key, field)
   local value = now.values[field]
   if value == nil and not now.fresh then
-    value = name == 'incrby' and redis.call('GET', key) or name == 'hincrby'
-      and redis.call('HGET', key, field)
+    local read = name == 'incrby' and {'GET', key} or {'HGET', key, field}
+    if not redis.acl_check_cmd(unpack(read)) then return needs(read[1]) end
+    value = redis.call(unpack(read))
   end
   now.values[field] = '0'
-  return countable(value)
+  if not countable(value) then return 'meets a value that is no whole number below 10^18' end
 end
 
 local function refused(commands)
   local known = {}
   for _, command in ipairs(commands) do
     local name, key = command[1], command[2]
-    if not redis.acl_check_cmd(unpack(command)) then return 'is not allowed', command end
+    if not redis.acl_check_cmd(unpack(command)) then return needs(name), command end
     local now = known[key]
     if name == 'set' or name == 'unlink' then
       known[key] = {type = name == 'set' and 'string' or 'none', fresh = true,
                     values = {[''] = command[3] or false}}
     else
+      if not now and not redis.acl_check_cmd('TYPE', key) then return needs('TYPE'), command end
       now = now or {type = redis.call('TYPE', key).ok, values = {}}
       known[key] = now
       if now.type == 'none' then now.type = KINDS[name] end
@@ -195,9 +202,8 @@ local function refused(commands)
         for i = 3, #command do now.values[command[i]] = false end
       elseif name == 'incrby' or name == 'hincrby' then
         local field = name == 'hincrby' and command[3] or ''
-        if not counter(now, name, key, field) then
-          return 'meets a value that is no whole number below 10^18', command
-        end
+        local wrong = miscount(now, name, key, field)
+        if wrong then return wrong, command end
       end
     end
   end
