@@ -19,7 +19,13 @@ from typing import Final
 from effectonce.begin import Beginner, topic_gone
 from effectonce.core.start import witness_of
 from effectonce.desk import Desk
-from effectonce.errors import BrokerError, HandlerTimeout, StoreError, UnknownTopic
+from effectonce.errors import (
+    BrokerError,
+    HandlerTimeout,
+    StoreError,
+    StoreUnavailable,
+    UnknownTopic,
+)
 from effectonce.hooks import PartitionAssigned, PartitionReleased, emit
 from effectonce.keeper import stacks_of_others
 from effectonce.model import NO_ID, UNSET, Partition
@@ -143,7 +149,7 @@ class Assignment:
         """A partition with records to decide; a commit without an answer goes first."""
         now = self._clock.monotonic()
         for owned in self.partitions():
-            if owned.unanswered and owned.due <= now:
+            if owned.unanswered and owned.due <= now and not _was_refused(owned):
                 self.desk.resend(owned)
             if _may_go_on(owned, now) and owned.held:
                 return owned
@@ -432,7 +438,7 @@ class Assignment:
         if owned.released:
             return
         self.desk.collect()
-        if owned.unsent is not None:
+        if owned.unsent is not None and not _was_refused(owned):
             self.desk.resend(owned)
         self.desk.rest(owned)
         owned.released = True
@@ -441,6 +447,13 @@ class Assignment:
         if busy is None or busy.owned is owned or busy.owned.at != owned.at:
             self._once.store.release(owned.at)
         emit(PartitionReleased(owned.at, reason))
+
+
+def _was_refused(owned: Owned) -> bool:
+    """The store will not take its commit: sent again each turn, it was told as often (seen)."""
+    error = owned.error
+    refused = isinstance(error, StoreError) and not isinstance(error, StoreUnavailable)
+    return owned.stage is Stage.STOPPED and refused
 
 
 def _waits(owned: Owned) -> bool:

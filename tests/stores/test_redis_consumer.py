@@ -22,7 +22,7 @@ from effectonce.stores.redis import RedisStore
 from effectonce.stores.redis_tx import RedisTx
 from effectonce.testing.plugin import TopicFactory
 from effectonce.testing.servers import KafkaServer, MockKafka, ValkeyServer
-from tests.bad_input.kit import Flow, Watch, count, id_header, once_each
+from tests.bad_input.kit import Flow, Watch, count, id_header, once_each, stops
 
 
 class RedisFlow(Flow):
@@ -272,3 +272,21 @@ def test_a_failover_that_loses_a_suffix_is_found_by_the_running_member(flow: Red
         flow.watch.until(lambda: committed(flow) == 10)
     assert handled == [*ids[:6], *ids[3:]], "the effects went back, and so does the position"
     assert flow.effects() == once_each(ids)
+
+
+def test_a_commit_that_is_refused_is_told_once_and_not_at_every_turn(
+    flow: RedisFlow, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its partition stopped, and the commit went out again each turn until the job's end."""
+    with Redis.from_url(flow.url) as admin:
+        admin.set("text", "x")
+
+    def step(event: eo.Event, tx: RedisTx) -> None:
+        tx.incrby("text")
+
+    flow.send(1)
+    flow.send(1, partition=1)
+    with stops(eo.StoreError, "tx.incrby meets a value"):
+        flow.job(step)
+    told = [line for line in caplog.messages if line.startswith("stopped: ")]
+    assert len(told) == 2, told
