@@ -162,6 +162,7 @@ def test_row_3_a_store_that_lost_its_rows_is_refused_or_everything_would_repeat(
     refuse = refused(situation(None, ours(70), shared=shared))
     assert refuse.row == "3"
     assert "70" in refuse.message
+    assert ("directory" in refuse.message) is not shared, "it has none"
 
 
 @pytest.mark.parametrize(

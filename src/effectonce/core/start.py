@@ -237,8 +237,9 @@ def _moved(
     if s.shared:
         return Refuse(
             "2",
-            f"{what}: two stores for one group, or the store was swapped. Nothing "
-            "was run. Connect the former store, or use a new group",
+            f"{what}: two stores for one group, or the database was flushed or "
+            "swapped. Nothing was run. Connect or restore the former one, or use a new group; "
+            "moved= is for embedded stores",
         )
     if policy.moved is Moved.REFUSE:
         return Refuse(
@@ -261,13 +262,17 @@ def _without_row(
         at = committed.offset
         return _written("5", s, replace(fresh, next=at, horizon=at))
     if ours and committed:
+        lost, back = (
+            ("it was flushed in part, or its layout or", "Restore it, or take the former layout or")
+            if s.shared
+            else ("its directory was lost, or the", "Put the directory back, or take the former")
+        )
         return Refuse(
             "3",
             f"{s.at}: Kafka says that this store has processed it up to offset "
-            f"{committed.offset}, and the store has no row for it: its directory was lost, or the "
-            "scope is a new one. Nothing was run. Put the directory back from a copy, or take the "
-            "former scope; or, to go on without its markers, set the group's offset with "
-            "kafka-consumer-groups --reset-offsets",
+            f"{committed.offset}, and the store has no row for it: {lost} "
+            f"scope is a new one. Nothing was run. {back} scope; or, to go on without its "
+            "markers, set the group's offset with kafka-consumer-groups --reset-offsets",
         )
     if committed:
         loud = (
