@@ -234,7 +234,9 @@ class AsyncRedisStore:
         """
         commands = commands_in(commit) if is_forbidden(error) else []
         try:
-            if commands and await self._may_use(space.scope, space.positions, space.rows(commit.at)):
+            if commands and await self._may_use(
+                space.scope, space.positions, space.rows(commit.at)
+            ):
                 for command in commands:
                     if not await self._may_use(command[0]):
                         return not_ours(commit, command)

@@ -65,7 +65,9 @@ class AsyncLink:
             except FAILURES as error:
                 raise translated(error) from error
 
-    async def run(self, script: Script, keys: Sequence[str | bytes], args: Sequence[bytes | str]) -> Any:
+    async def run(
+        self, script: Script, keys: Sequence[str | bytes], args: Sequence[bytes | str]
+    ) -> Any:
         """The answer of a script, which a server that does not know it is told anew."""
         async with self._turn:
             try:
