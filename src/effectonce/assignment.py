@@ -315,9 +315,12 @@ class Assignment:
             log.info("time does not pass in idle partitions: %s", error)
 
     def _holds_nothing_more(self, owned: Owned) -> bool:
-        """Whether the partition is at the end that its log has now."""
+        """Whether the partition is at the end that its log has now.
+
+        A log that ends before it is another one, whose records are all still to come.
+        """
         ends = self._client.log_ends(owned.key)
-        return max(owned.row.next, self._client.position(owned.key)) >= ends.end
+        return max(owned.row.next, self._client.position(owned.key)) == ends.end
 
     def _remind(self, now: float) -> None:
         if now - self._reminded < REMIND_SECONDS:

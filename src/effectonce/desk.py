@@ -269,10 +269,11 @@ class Desk:
 
         On the keeper's thread too, beside a handler's that may be sending one just now.
         """
-        if self._sent is None:
+        owned = self._sent
+        if owned is None:
             return
-        owned, self._sent = self._sent, None
-        if owned.unsent is None:  # broken off (Ctrl-C): the row says what became of it
+        self._sent = None
+        if owned.unsent is None:  # broken off (Ctrl-C): the row says what became
             return
         unsent, owned.unsent = owned.unsent, None
         assert unsent.receipt is not None
