@@ -8,7 +8,6 @@ from unittest.mock import patch
 import pytest
 
 from effectonce.begin import Beginner
-from effectonce.core import start
 from effectonce.ports import Reach
 from effectonce.testing.simulator.faults import IMPOSSIBLE, KINDS
 from effectonce.testing.simulator.mutants import MUTANTS, Mutant, kill
@@ -37,14 +36,6 @@ def test_a_topic_recreated_between_its_id_and_its_ends_is_not_taken_for_a_cut_of
     with patch.object(Beginner, "_recreated", lambda *_: False):
         (violation,) = simulate(3028, Mode.OUTSIDE, Reach.EMBEDDED).violations[:1]
     assert "cut off" in violation.why, "the seed no longer meets it: find another"
-
-
-def test_markers_of_a_refused_commit_live_as_long_as_others_or_a_reset_would_repeat_them() -> None:
-    """The store goes back, a stale commit leaves its markers, days pass, an operator resets."""
-    assert not simulate(13612, Mode.OUTSIDE, Reach.KEYED).violations
-    with patch.object(start, "_ahead_of_it", lambda begin, _: begin):
-        violations = simulate(13612, Mode.OUTSIDE, Reach.KEYED).violations
-    assert {v.invariant for v in violations} == {"undoubted repeat"}, "find another seed"
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: m.name)

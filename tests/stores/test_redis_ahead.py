@@ -245,8 +245,9 @@ def test_a_server_that_was_killed_with_a_commit_on_its_way_has_it_once(
     if asks:
         assert isinstance(looked_up(owner, 1), StoreUnavailable)
     result = receipt()
-    assert isinstance(result, Unknown)
-    assert isinstance(result.error, StoreUnavailable)
+    if result != Applied():  # else it was quicker than the kill
+        assert isinstance(result, Unknown)
+        assert isinstance(result.error, StoreUnavailable)
     server.restart()
     again = owner.send(commit)
     assert type(again).__name__ in ("Applied", "Already")
