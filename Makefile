@@ -40,7 +40,7 @@ crash: $(STAMP) ## The proof on Apache Kafka  [MODE= STORE= DRIVER= ASSIGNOR= SE
 	$(PY) -m benchmarks.crash $(call flag,mode,$(MODE)) $(call flag,store,$(STORE)) \
 	  $(call flag,driver,$(DRIVER)) $(call flag,assignor,$(ASSIGNOR)) $(call flag,seed,$(SEED))
 
-bench: $(STAMP) ## Speed beside a bare consumer, loops by hand and peers  [QUICK=1 ONLY= WARM_UP= SEED=]
+bench: $(STAMP) ## Speed, latency, memory; out/bench.html  [QUICK=1 ONLY= WARM_UP= SEED=]
 	$(PY) -m benchmarks.bench $(if $(QUICK),--quick) $(call flag,only,$(ONLY)) \
 	  $(call flag,warm-up,$(WARM_UP)) $(call flag,seed,$(SEED))
 

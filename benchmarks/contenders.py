@@ -1,9 +1,11 @@
-"""The consumers that are measured: each in a process of its own, on a topic fetched ahead.
+"""The consumers that are measured: each in a process of its own.
 
     python -m benchmarks.contenders JOB       a Job as JSON; prints a Run as JSON
 
 Before the clock starts the client holds the whole topic, so that the broker rests and the thread
 that consumes is the bottleneck. It stops when the last message is dealt with, its commit included.
+A live one (`ahead` false) has librdkafka's own queue settings and fetches while it runs, as in
+production: its clock starts once the first message has come and been dealt with.
 """
 
 from __future__ import annotations
@@ -96,6 +98,7 @@ def run_by_hand(job: Job, contender: Callable[[Consumer, Job], Handle]) -> Run:
         job.messages,
         lambda consumer: contender(consumer, job),
         batch=BATCH,
+        live=not job.ahead,
     )
     return Run(done.messages, done.seconds, done.handled)
 
@@ -116,7 +119,7 @@ def run_effectonce(job: Job, by: str) -> Run:
         handled += 1
 
     config = {"bootstrap.servers": job.bootstrap, "group.id": GROUP}
-    client = TimedClient(config, whole(job))
+    client = TimedClient(config, whole(job), live=not job.ahead)
     with eo.OnceConsumer(config, [job.topic], once_on(job.state), client=client) as consumer:
         if by == "batch":
             consumer.run_batches(handle_batch, size=job.size, until=eo.END)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-Store: TypeAlias = Literal["", "rocksdb", "redis", "by hand", "empty folder", "empty valkey"]
+Store: TypeAlias = Literal[
+    "", "rocksdb", "rocksdb synced", "redis", "by hand", "empty folder", "empty valkey"
+]
 """What stands ready before a run: a filled store of ours, Valkey filled as by hand, or nothing."""
 
 
@@ -22,6 +24,10 @@ class Contender:
     """Messages on top of its part that are dealt with before its clock starts."""
     dedupes: bool = True
     """Whether it promises that an event ID reaches the handler once."""
+    ahead: bool = True
+    """Whether the client holds the whole topic before its clock starts; else it is live."""
+    beside: str = "bare"
+    """Whose time in the same round its share is taken of."""
 
     @property
     def load(self) -> tuple[float, int]:
@@ -43,6 +49,8 @@ class Job:
     """Records a batch."""
     warm_up: int = 0
     """How many of the messages come before the clock starts."""
+    ahead: bool = True
+    """Whether the topic is to be fetched ahead."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,34 +3,62 @@
 from __future__ import annotations
 
 import random
+import shutil
+import uuid
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-import benchmarks.bench as bench
+import benchmarks.throughput as bench
 from benchmarks.job import Contender, Job, Run
-from benchmarks.loads import PARTITIONS, Load, deliveries, event_ids, partition_of, produce
-from benchmarks.stored import fill, once_on
+from benchmarks.loads import (
+    CHUNK,
+    NEAR,
+    PARTITIONS,
+    Load,
+    deliveries,
+    event_ids,
+    label,
+    partition_of,
+    produce,
+)
+from benchmarks.parts import BARE, LIVE, REDIS, ROCKSDB, SYNC, Part
+from benchmarks.stored import fill, linked_copy, once_on
 from effectonce.model import NO_ID, Partition
 from effectonce.testing.plugin import TopicFactory
 from effectonce.testing.servers import KafkaServer, ValkeyServer
 
-WORLD = bench.World("nowhere:1", "unix://nowhere", Path(), ())
+NO_IDS = event_ids(seed=0, count=0)
+WORLD = bench.World("nowhere:1", "unix://nowhere", Path(), NO_IDS)
 LOAD = Load("topic", messages=100, repeats=10)
+TEN = Part("10", "10", (BARE, *ROCKSDB), ending="_repeats_10")
 
 
 def test_a_share_is_bares_time_over_the_contenders_or_it_would_flatter() -> None:
-    figures = {"bare": [100.0, 100.0, 90.0], "rocksdb_1e6_event": [200.0, 400.0, 90.0]}
-    flat = bench.report("10", 10, figures)
+    figures = {
+        "bare": [100.0, 100.0, 90.0],
+        "rocksdb_1e6_event": [200.0, 400.0, 90.0],
+        "rocksdb_1e6_batch500": [1.0, 1.0, 1.0],
+        "setnx_loop": [1.0, 1.0, 1.0],
+    }
+    flat = bench.shares(TEN, figures)
     assert flat["share_rocksdb_1e6_event_repeats_10"] == 0.5
     assert flat["share_rocksdb_1e6_event_repeats_10_least"] == 0.25
     assert flat["share_rocksdb_1e6_event_repeats_10_greatest"] == 1.0
 
 
+def test_a_live_share_is_taken_of_a_live_bare_or_the_broker_would_count_against_us() -> None:
+    part = Part("live", "live", (BARE, *LIVE))
+    times = {"bare": [1.0], "bare_live": [8.0], "rocksdb_1e6_event_live": [10.0]}
+    flat = bench.shares(part, times)
+    assert flat["share_rocksdb_1e6_event_live"] == 0.8
+    assert flat["share_bare_live"] == 0.125
+
+
 def test_the_ratio_to_the_loop_is_taken_within_each_round() -> None:
     times = {"bare": [1.0, 1.0], "rocksdb_1e6_batch500": [2.0, 4.0], "setnx_loop": [100.0, 40.0]}
-    assert bench.report("10", 10, times)["ratio_setnx_loop"] == 30.0
+    assert bench.shares(TEN, times)["ratio_setnx_loop"] == 30.0
 
 
 @pytest.mark.parametrize("handled", [89, 91], ids=["one lost", "one repeated"])
@@ -49,7 +77,7 @@ def test_a_run_that_is_not_exact_fails_or_a_fast_mistake_would_win(
 
 
 def test_a_load_repeats_as_often_as_it_says_and_only_what_came_before() -> None:
-    for stored, repeats in ((0, 10), (50, 10), (50, 0), (0, 50)):
+    for stored, repeats in ((0, 10), (50, 10), (50, 0), (0, 50), (50, 1), (50, 100)):
         load = Load("topic", 1_000, repeats)
         order = deliveries(load, stored, seed=7).tolist()
         seen = set(range(stored))
@@ -60,6 +88,57 @@ def test_a_load_repeats_as_often_as_it_says_and_only_what_came_before() -> None:
             seen.add(number)
         assert fresh == load.fresh
         assert order == deliveries(load, stored, seed=7).tolist()
+
+
+def test_near_repeats_are_of_the_last_thousand_and_far_ones_of_stored_keys_alone() -> None:
+    stored = 5_000
+    near = deliveries(Load("topic", 4_000, 50, "near"), stored, seed=7).tolist()
+    far = deliveries(Load("topic", 4_000, 50, "far"), stored, seed=7).tolist()
+    seen = stored
+    distances = []
+    for number in near:
+        if number < seen:
+            distances.append(seen - number)
+        seen = max(seen, number + 1)
+    assert len(distances) == 2_000
+    assert min(distances) >= 1
+    assert NEAR // 2 < max(distances) <= NEAR
+    assert sum(number < stored for number in far) == 2_000
+    assert len(set(far)) > 3_000, "drawn from all of them"
+
+
+def test_texts_made_at_once_are_the_uuids_that_single_ones_are() -> None:
+    ids = event_ids(seed=3, count=CHUNK + 10)
+    texts = list(ids)
+    assert texts[:3] == [ids[0], ids[1], ids[2]]
+    assert texts[-1] == ids[-1]
+    assert texts[5] == str(uuid.UUID(bytes=ids.raw[5].tobytes()))
+    assert ids.partitions().tolist()[-20:] == [partition_of(each) for each in texts[-20:]]
+    assert list(event_ids(seed=3, count=20)) == texts[:20]
+
+
+def test_a_count_is_named_as_people_write_it() -> None:
+    assert [label(each) for each in (100_000, 50_000_000, 2_000)] == ["1e5", "5e7", "2e3"]
+
+
+def test_a_run_on_a_linked_copy_leaves_the_filled_store_as_it_was(tmp_path: Path) -> None:
+    ids = event_ids(seed=3, count=1_000)
+    fill(str(tmp_path / "filled"), "topic", ids)
+    at = Partition("bench", "bench", "topic", 0)
+    for _ in range(2):  # closed by its owner, memory is written out to table files
+        once = once_on(str(tmp_path / "filled"))
+        once.store.open(at, NO_ID)
+        once.store.close()
+    before = {
+        each: each.read_bytes() for each in (tmp_path / "filled").rglob("*") if each.is_file()
+    }
+    assert any(each.suffix == ".sst" for each in before)
+    copy = once_on(str(linked_copy(tmp_path / "filled", tmp_path / "copy")))
+    assert copy.store.open(at, NO_ID).row is not None
+    copy.store.close()
+    shutil.rmtree(tmp_path / "copy")
+    after = {each: each.read_bytes() for each in (tmp_path / "filled").rglob("*") if each.is_file()}
+    assert after == before
 
 
 def test_a_filled_store_knows_each_event_in_the_partition_of_its_id(tmp_path: Path) -> None:
@@ -81,20 +160,33 @@ def test_a_filled_store_knows_each_event_in_the_partition_of_its_id(tmp_path: Pa
     store.close()
 
 
+STORED, MESSAGES = 2_000, 4_000
+TINY = {
+    "rocksdb": Part("tiny", "", (BARE, *ROCKSDB), stored=STORED),
+    "redis": Part("tiny", "", REDIS, stored=STORED),
+    "nothing new": Part("tiny", "", (BARE, ROCKSDB[1]), repeats=100, stored=STORED),
+    "near": Part("tiny", "", (ROCKSDB[1],), reach="near", stored=STORED),
+    "far": Part("tiny", "", (ROCKSDB[1],), reach="far", stored=STORED),
+    "live": Part("tiny", "", LIVE, stored=STORED),
+    "values": Part("tiny", "", (BARE, ROCKSDB[1]), value_bytes=10_000, stored=STORED),
+    "sync": Part("tiny", "", SYNC[1:2], stored=STORED),
+}
+
+
+@pytest.mark.parametrize("part", TINY.values(), ids=TINY)
 def test_on_a_real_broker_each_run_is_exact_and_timed(
+    part: Part,
     kafka_server: KafkaServer,
     kafka_topic: TopicFactory,
     valkey_server: ValkeyServer,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    stored, ids = 2_000, event_ids(seed=5, count=6_000)
-    monkeypatch.setattr(bench, "STORED", stored)
-    world = bench.World(kafka_server.bootstrap, valkey_server.url, tmp_path, ids)
-    for field in ((bench.BARE, *bench.ROCKSDB), bench.REDIS):
-        load = Load(kafka_topic(PARTITIONS), messages=4_000, repeats=10)
-        produce(kafka_server.bootstrap, load, ids, deliveries(load, stored, seed=5))
-        fill(str(tmp_path / load.topic), load.topic, ids[:stored])
-        for contender in field:
-            ns = bench.measure(world, contender, load, tmp_path / load.topic)
-            assert 50 < ns < 1_000_000, contender
+    ids = event_ids(seed=5, count=STORED + MESSAGES)
+    world = bench.World(kafka_server.bootstrap, valkey_server.url, tmp_path, ids, base=STORED)
+    load = replace(part.load(MESSAGES, 1.0, 0), topic=kafka_topic(PARTITIONS))
+    assert load.messages == MESSAGES
+    produce(kafka_server.bootstrap, load, ids, deliveries(load, STORED, seed=5))
+    fill(str(tmp_path / load.topic), load.topic, ids[:STORED], part.value_bytes)
+    for contender in part.field:
+        ns = bench.measure(world, contender, load, tmp_path / load.topic)
+        assert 50 < ns < 3_000_000, contender

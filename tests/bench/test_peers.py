@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-import benchmarks.bench as bench
+import benchmarks.throughput as bench
+from benchmarks.bench import without_missing
 from benchmarks.job import Contender, Run
 from benchmarks.loads import PARTITIONS, Load, deliveries, event_ids, produce
+from benchmarks.parts import OURS, chosen
 from benchmarks.peers import environment, field, streams
 from effectonce.testing.plugin import TopicFactory
 from effectonce.testing.servers import KafkaServer, ServerUnavailable, ValkeyServer
@@ -19,7 +21,7 @@ WARM_UP = 1_000
 PEERS = field.contenders(WARM_UP)
 TIMES = {
     "bare": [1.0, 1.0, 1.0],
-    bench.OURS.name: [2.0, 2.0, 4.0],
+    OURS.name: [2.0, 2.0, 4.0],
     "kafka_streams_eos": [10.0, 20.0, 20.0],
 }
 
@@ -55,7 +57,7 @@ def test_a_peer_that_dedupes_no_ids_is_held_to_every_delivery(
 ) -> None:
     (dbos,) = (peer for peer in PEERS if peer.name == "dbos")
     load = Load("topic", messages=100, repeats=10)
-    world = bench.World("nowhere:1", "unix://nowhere", tmp_path, ())
+    world = bench.World("nowhere:1", "unix://nowhere", tmp_path, event_ids(0, 0))
     monkeypatch.setattr(bench, "run_apart", lambda job: Run(100, 1.0, handled=90))
     with pytest.raises(RuntimeError, match="100 expected"):
         bench.measure(world, dbos, load, tmp_path)
@@ -65,13 +67,14 @@ def test_a_warm_figure_counts_only_what_came_after_the_warm_up(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     load = Load("topic", messages=WARM_UP + 100, repeats=0)
-    world = bench.World("nowhere:1", "unix://nowhere", tmp_path, ())
+    world = bench.World("nowhere:1", "unix://nowhere", tmp_path, event_ids(0, 0))
     monkeypatch.setattr(bench, "run_apart", lambda job: Run(100, 1.0, handled=load.messages))
     assert bench.measure(world, PEERS[0], load, tmp_path) == 1e7
 
 
 def test_the_ratio_to_a_peer_is_its_time_over_ours_in_the_same_round() -> None:
-    flat = bench.report("peers", 10, TIMES)
+    (part,) = chosen("peers", quick=False, warm_up=WARM_UP)
+    flat = bench.shares(part, TIMES)
     assert flat["ratio_kafka_streams_eos"] == 5.0
     assert flat["share_kafka_streams_eos"] == 0.05
     assert flat["share_rocksdb_1e6_batch1000_beside_peers"] == 0.5
@@ -105,10 +108,10 @@ def test_a_peer_that_cannot_be_had_is_named_and_nobody_stands_in_for_it(
 
     monkeypatch.setattr(streams, "classes", unavailable)
     monkeypatch.setattr(environment, "lacks", lambda modules: "gone" if "dbos" in modules else None)
-    parts = bench.fields("peers", quick=False, warm_up=WARM_UP)
-    said, ((_, _, kept),) = bench.without_missing(parts, Console(quiet=True))
+    parts = chosen("peers", quick=False, warm_up=WARM_UP)
+    said, (part,) = without_missing(parts, Console(quiet=True))
     assert said["peers_missing"]["kafka_streams_eos_cold"] == "no Java here"
     assert said["peers_missing"]["dbos"] == "gone"
-    assert {each.name for each in kept} == {
-        *("bare", bench.OURS.name, "quix_streams", "bytewax", "idemkit", "powertools")
+    assert {each.name for each in part.field} == {
+        *("bare", OURS.name, "quix_streams", "bytewax", "idemkit", "powertools")
     }

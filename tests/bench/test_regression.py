@@ -11,7 +11,7 @@ from typing import Final
 
 from rich.console import Console
 
-import benchmarks.bench as bench
+import benchmarks.throughput as bench
 from benchmarks.job import Contender
 from benchmarks.loads import HEADER, PARTITIONS, Load, deliveries, event_ids, produce
 from effectonce.cli.bench import measure
