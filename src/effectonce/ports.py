@@ -201,8 +201,8 @@ class SendsAhead(Protocol):
     def send(self, commit: Commit) -> Callable[[], CommitResult]:
         """Send `commit`, and return what waits for its answer.
 
-        A `lookup` after it sees what it has done, or says NotOpen. At most one is on its way; what
-        is returned is called before any other call, but that one, and at most once.
+        A `lookup` after it sees what it has done, or says NotOpen. At most one a consumer is on its
+        way; what is returned is called once, before any other call of that consumer's but that one.
         """
         ...
 
