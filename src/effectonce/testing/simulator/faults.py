@@ -37,6 +37,10 @@ IMPOSSIBLE: Final = {
 """Kinds that a store cannot meet: most promise nothing of other partitions, and an embedded one
 goes back only where somebody puts an old copy in its place."""
 
+LEAST: Final = 5
+"""So many fall in every run, those of the log left out: one that is too calm becomes stormy."""
+STIR_SECONDS: Final = 0.5
+
 FINE: Final = Fate()
 FAILS: Final = Fate(before=True)
 UNANSWERED: Final = Fate(after=True)
@@ -80,11 +84,23 @@ class Faults:
         self._crash = chance.choice([0.0, 0.001, 0.005])
         self._freeze = chance.choice([0.0, 0.001, 0.005])
         self._fails = chance.choice([0.0, 0.01, 0.05, 0.2])
+        self._drawn = self._crash, self._freeze, self._fails
         self._raises = chance.choice([0.0, 0.01, 0.05])
         self._slow = chance.choice([0.0, 0.004, 0.01])
 
     def fired(self, kind: str, step: str) -> None:
         self.counts[kind, step] += 1
+
+    def stir(self) -> None:
+        """Looked at more than once. Calls fail, mostly: a crash leaves few that could."""
+        if not self.on:
+            return
+        if sum(count for (_, step), count in self.counts.items() if step != "log") < LEAST:
+            self._crash = self._freeze = 0.02 * self._world.schedule.now
+            self._fails = 0.6
+        else:
+            self._crash, self._freeze, self._fails = self._drawn
+        self._world.schedule.at(STIR_SECONDS, self.stir)
 
     def falls(self, who: str, kind: str, step: str, time: int, *, drawn: bool) -> Random | None:
         """The one gate: drawn, or listed where a list is given. Answers what its length is for."""

@@ -56,7 +56,7 @@ class Tally:
     deliveries: int = 0
     deliveries_least: int | None = None
     fired_least: int | None = None
-    """Without log gaps and producers' retries, which are daily life and come by the dozen."""
+    """Without what happens to the log (gaps, copies), which comes by the dozen."""
     pairs: Counter[tuple[str, str]] = field(default_factory=Counter)
     broken: list[Report] = field(default_factory=list)
 
@@ -65,7 +65,7 @@ class Tally:
         self.steps += report.steps
         self.deliveries += report.deliveries
         self.deliveries_least = _least(self.deliveries_least, report.deliveries)
-        fired = sum(fault.who != "producer" for fault in report.fell)
+        fired = sum(count for (_, step), count in report.faults.items() if step != "log")
         self.fired_least = _least(self.fired_least, fired)
         self.pairs.update(report.faults)
         if report.violations:

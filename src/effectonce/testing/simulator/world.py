@@ -237,6 +237,7 @@ class World:
     def _run(self) -> None:
         self.schedule.at(0.0, self.producer.go_on)
         self.schedule.at(self.chance.uniform(0.1, 2.0), self.befall)
+        self.schedule.at(FAULTS_SECONDS / 4, self.faults.stir)
         self.schedule.at(FAULTS_SECONDS, self.calm)
         for _ in range(self.wanted):
             self.schedule.at(self.chance.uniform(0.0, 0.5), self.start_process)
