@@ -13,7 +13,7 @@ with the store; whatever comes later is judged by the store's fence.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from effectonce.begin import Beginner, topic_gone
@@ -32,11 +32,11 @@ from effectonce.model import NO_ID, UNSET, Partition
 from effectonce.once import Once
 from effectonce.owned import Owned, Stage, Task
 from effectonce.ports import (
-    Client,
+    AsyncClient,
+    AsyncStore,
     Clock,
     CommitMode,
     KafkaOffset,
-    Keeper,
     Reach,
     Records,
     TopicPartition,
@@ -65,25 +65,27 @@ class Assignment:
     def __init__(
         self,
         once: Once,
-        client: Client,
+        store: AsyncStore,
+        client: AsyncClient,
         clock: Clock,
-        keeper: Keeper,
         group: str,
         topics: Sequence[str],
         *,
-        drain_seconds: float,
+        store_id: bytes,
+        drain: Callable[[], Awaitable[None]],
     ) -> None:
+        """`drain` waits, under its deadline, until the handler's side has settled."""
         self._once = once
+        self._store = store
         self._client = client
         self._clock = clock
-        self._keeper = keeper
+        self._drain = drain
         self._group = group
         self._topics = topics
         self._scope = once.scope or group
-        self._drain_seconds = drain_seconds
         self._owned: dict[TopicPartition, Owned] = {}
-        self.desk = Desk(once, clock, self.partitions)
-        self._beginner = Beginner(once, client, clock, self.desk, once.store.prepare())
+        self.desk = Desk(once, store, clock, self.partitions)
+        self._beginner = Beginner(once, store, client, clock, self.desk, store_id)
         self.busy: Task | None = None
         """What the handlers have now."""
         self.cut: HandlerTimeout | None = None
@@ -117,7 +119,7 @@ class Assignment:
 
     # -- records -------------------------------------------------------------------------------
 
-    def fetch(self, limit: int, timeout_seconds: float) -> None:
+    async def fetch(self, limit: int, timeout_seconds: float) -> None:
         """Poll, and hold what came with its partition."""
         self._pause_waiting()
         now = self._clock.monotonic()
@@ -125,11 +127,11 @@ class Assignment:
         self._polled = now
         if self.desk.awaits_answer:
             due.append(0.0)  # it comes while what is there already is taken
-        got = self._client.fetch(limit, max(0.0, min([timeout_seconds, *due])))
+        got = await self._client.fetch(limit, max(0.0, min([timeout_seconds, *due])))
         for records in got:
             self._accept(records)
         if not got:
-            self.desk.collect()
+            await self.desk.collect()
         self._drained = not got
         self._flowed = self._flowed or bool(got)
 
@@ -145,12 +147,12 @@ class Assignment:
         if owned is not None and owned.stage is Stage.RUNNING:
             owned.held.append(records)
 
-    def ready(self) -> Owned | None:
+    async def ready(self) -> Owned | None:
         """A partition with records to decide; a commit without an answer goes first."""
         now = self._clock.monotonic()
         for owned in self.partitions():
             if owned.unanswered and owned.due <= now and not _was_refused(owned):
-                self.desk.resend(owned)
+                await self.desk.resend(owned)
             if _may_go_on(owned, now) and owned.held:
                 return owned
         return None
@@ -163,30 +165,30 @@ class Assignment:
         for owned in changed:
             owned.paused = not owned.paused
 
-    def at_end(self, owned: Owned) -> bool:
+    async def at_end(self, owned: Owned) -> bool:
         """Whether the partition is past the end that it had when it began."""
         if owned.stage is not Stage.RUNNING or owned.held or owned.unsent is not None:
             return False
         if owned.row.next >= owned.log_end:
             return True
         # control records at the end are never delivered, but the client passes them
-        return self._client.position(owned.key) >= owned.log_end
+        return await self._client.position(owned.key) >= owned.log_end
 
-    def wait_for_all(self) -> None:
+    async def wait_for_all(self) -> None:
         """A job begins: it ends when every partition is past the end that it has now.
 
         Whoever holds it. A member that was killed holds its partitions until its session is over,
         and a job that looked at its own alone ended in good order with theirs undone (seen).
         """
         for topic in self._topics:
-            for number in self._client.partitions_of(topic):
+            for number in await self._client.partitions_of(topic):
                 if (topic, number) in self._owned or (topic, number) in self._passed_on:
                     continue
-                ends = self._client.log_ends((topic, number))
+                ends = await self._client.log_ends((topic, number))
                 if ends.end > ends.start:
                     self._passed_on[topic, number] = ends.end
 
-    def others_are_at_end(self) -> bool:
+    async def others_are_at_end(self) -> bool:
         """Whether the partitions that others hold have been brought to their ends by them.
 
         Kafka is asked, once a second: a partition on its way may be nobody's, and whoever waits for
@@ -197,10 +199,10 @@ class Assignment:
             return not self._passed_on
         self._asked = now
         try:
-            committed = self._client.committed(list(self._passed_on))
+            committed = await self._client.committed(list(self._passed_on))
             for key, end in list(self._passed_on.items()):
                 offset = found.offset if (found := committed[key]) else UNSET
-                if offset >= (self._client.log_ends(key).end if end == UNSET else end):
+                if offset >= ((await self._client.log_ends(key)).end if end == UNSET else end):
                     del self._passed_on[key]
         except BrokerError as error:
             log.info("cannot see how far the others are: %s", error)
@@ -208,19 +210,19 @@ class Assignment:
 
     # -- what is due ---------------------------------------------------------------------------
 
-    def see_to_what_is_due(self) -> None:
+    async def see_to_what_is_due(self) -> None:
         """Once a turn: begin, tell Kafka, compare topic ids, remind."""
         now = self._clock.monotonic()
-        self._begin_due(now)
-        self._tell_kafka(now)
-        self._check_topics_now_and_then(now)
-        self._verify_idle(now)
+        await self._begin_due(now)
+        await self._tell_kafka(now)
+        await self._check_topics_now_and_then(now)
+        await self._verify_idle(now)
         self._remind(now)
 
-    def _begin_due(self, now: float) -> None:
+    async def _begin_due(self, now: float) -> None:
         for owned in self._owned.values():
             if owned.anew:
-                self.desk.collect()  # else one is always on its way while records flow
+                await self.desk.collect()  # else one is always on its way while records flow
             if owned.anew and owned.stage is Stage.RUNNING and owned.unsent is None:
                 # what failed there may be another record by now
                 owned.attempt_offset = owned.alone_below = owned.singly_below = UNSET
@@ -229,14 +231,14 @@ class Assignment:
         if not opening:
             return
         try:
-            topic_ids = self._client.topic_ids(sorted({o.at.topic for o in opening}))
+            topic_ids = await self._client.topic_ids(sorted({o.at.topic for o in opening}))
         except BrokerError as error:
             log.info("cannot begin yet: %s", error)
             for owned in opening:
                 owned.due = now + TELL_SECONDS
             return
         for owned in opening:
-            self._beginner.begin(owned, topic_ids)
+            await self._beginner.begin(owned, topic_ids)
 
     def begin_again(self) -> None:
         """What is held in memory is in doubt: the store says where each partition goes on."""
@@ -244,19 +246,19 @@ class Assignment:
             if owned.stage is Stage.RUNNING:
                 owned.reopen()
 
-    def _tell_kafka(self, now: float) -> None:
+    async def _tell_kafka(self, now: float) -> None:
         if now - self._told < TELL_SECONDS:
             return
         self._told = now
         running = [o for o in self._owned.values() if o.stage is not Stage.OPENING and o.position]
         for owned in running:
             owned.known_end = self._client.known_end(owned.key)
-        self._tell(running, CommitMode.ASYNC)
+        await self._tell(running, CommitMode.ASYNC)
 
-    def _tell(self, partitions: Sequence[Owned], mode: CommitMode) -> None:
+    async def _tell(self, partitions: Sequence[Owned], mode: CommitMode) -> None:
         behind = [o for o in partitions if o.told != UNSET and o.told != o.row.next]
         try:
-            self._client.commit([_kafka_offset(o) for o in behind], mode)
+            await self._client.commit([_kafka_offset(o) for o in behind], mode)
         except BrokerError as error:
             # the store has it; the next owner finds Kafka lagging (row 9)
             log.info("Kafka was not told: %s", error)
@@ -264,18 +266,18 @@ class Assignment:
         for owned in behind:
             owned.told = owned.row.next
 
-    def _check_topics_now_and_then(self, now: float) -> None:
+    async def _check_topics_now_and_then(self, now: float) -> None:
         since = now - self._topics_checked
         # a partition has drained: its log may be another one by now
         quiet = self._drained and self._flowed and since >= DRAINED_CHECK_SECONDS
         if since >= TOPIC_CHECK_SECONDS or quiet:
             self._topics_checked, self._flowed = now, False
-            self.check_topics()
+            await self.check_topics()
 
-    def check_topics(self) -> None:
+    async def check_topics(self) -> None:
         """Notice topics that are gone, or are others by now."""
         try:
-            ids = self._client.topic_ids(self._topics)
+            ids = await self._client.topic_ids(self._topics)
         except BrokerError as error:
             log.info("topic ids are not known: %s", error)
             return
@@ -294,33 +296,33 @@ class Assignment:
                 log.warning("%s: the topic was created anew; beginning again", owned.at)
                 owned.anew = True
 
-    def _verify_idle(self, now: float) -> None:
-        if self._once.store.traits.reach is Reach.EMBEDDED:
+    async def _verify_idle(self, now: float) -> None:
+        if self._store.traits.reach is Reach.EMBEDDED:
             return
         idle = [o for o in self._owned.values() if _is_idle(o, now)]
         for owned in idle:
-            self.desk.verify(owned)
-        if idle and self._once.store.traits.reach is Reach.SHARED:
-            self._let_time_pass([o for o in idle if _may_go_on(o, now)])
+            await self.desk.verify(owned)
+        if idle and self._store.traits.reach is Reach.SHARED:
+            await self._let_time_pass([o for o in idle if _may_go_on(o, now)])
 
-    def _let_time_pass(self, idle: Sequence[Owned]) -> None:
+    async def _let_time_pass(self, idle: Sequence[Owned]) -> None:
         """Their generations must not hold up everyone else's (core/idle.py)."""
         try:
-            newest_ms = self._once.store.newest_ms(self._scope)
+            newest_ms = await self._store.newest_ms(self._scope)
             for owned in idle:
                 commit = self.desk.time_passes(owned, newest_ms)
-                if commit is not None and self._holds_nothing_more(owned):
-                    self.desk.note(owned, commit)
+                if commit is not None and await self._holds_nothing_more(owned):
+                    await self.desk.note(owned, commit)
         except (StoreError, BrokerError) as error:
             log.info("time does not pass in idle partitions: %s", error)
 
-    def _holds_nothing_more(self, owned: Owned) -> bool:
+    async def _holds_nothing_more(self, owned: Owned) -> bool:
         """Whether the partition is at the end that its log has now.
 
         A log that ends before it is another one, whose records are all still to come.
         """
-        ends = self._client.log_ends(owned.key)
-        return max(owned.row.next, self._client.position(owned.key)) == ends.end
+        ends = await self._client.log_ends(owned.key)
+        return max(owned.row.next, await self._client.position(owned.key)) == ends.end
 
     def _remind(self, now: float) -> None:
         if now - self._reminded < REMIND_SECONDS:
@@ -337,17 +339,17 @@ class Assignment:
 
     # -- Charge: while a handler has the thread --------------------------------------------------
 
-    def tend(self) -> None:
+    async def tend(self) -> None:
         """Pause everything, poll once: heartbeats, rebalances."""
         flowing = [o for o in self._owned.values() if not o.paused]
         self._client.pause([o.key for o in flowing])
         for owned in flowing:
             owned.paused = True
         self._polled = self._clock.monotonic()
-        for records in self._client.fetch(1, TEND_SECONDS if self.busy else 0.0):
+        for records in await self._client.fetch(1, TEND_SECONDS if self.busy else 0.0):
             self._accept(records)
 
-    def cut_off(self) -> None:
+    async def cut_off(self) -> None:
         """The handler is past its deadline and cannot be interrupted: make it harmless."""
         task = self.busy
         if task is None:
@@ -361,9 +363,9 @@ class Assignment:
         if task.transaction is not None:
             task.transaction.kill()
         log.error("%s\n%s", self.cut, stacks_of_others())
-        self._once.store.release(at)
+        await self._store.release(at)
         task.owned.released = True
-        self._client.close()
+        await self._client.close()
 
     # -- Listener: inside fetch ----------------------------------------------------------------
 
@@ -376,11 +378,11 @@ class Assignment:
             self._owned[topic, number] = Owned(at, assigned_at=now)
             emit(PartitionAssigned(at))
 
-    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        self._guarded(partitions, "revoked", CommitMode.SYNC)
+    async def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        await self._guarded(partitions, "revoked", CommitMode.SYNC)
 
-    def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
-        self._guarded(partitions, "lost", None)
+    async def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
+        await self._guarded(partitions, "lost", None)
 
     def on_position_gone(self, partition: TopicPartition, reason: str) -> None:
         owned = self._owned.get(partition)
@@ -403,20 +405,20 @@ class Assignment:
             if owned is not None and owned.told != UNSET:
                 owned.told = NOT_KNOWN
 
-    def _guarded(
+    async def _guarded(
         self, partitions: Sequence[TopicPartition], reason: str, mode: CommitMode | None
     ) -> None:
         """librdkafka's callbacks must not raise; the loop will."""
         try:
-            self.give_up(partitions, reason, mode)
+            await self.give_up(partitions, reason, mode)
         except Exception as error:  # noqa: BLE001 - raised by the loop instead
             self.fatal = error
 
-    def give_up_all(self) -> None:
+    async def give_up_all(self) -> None:
         """The consumer closes."""
-        self.give_up(list(self._owned), "closed", CommitMode.SYNC)
+        await self.give_up(list(self._owned), "closed", CommitMode.SYNC)
 
-    def give_up(
+    async def give_up(
         self, partitions: Sequence[TopicPartition], reason: str, mode: CommitMode | None
     ) -> None:
         going = [self._owned[p] for p in partitions if p in self._owned]
@@ -425,30 +427,30 @@ class Assignment:
             owned.leaving = True
         busy = self.busy  # read once: the handler's thread may give it back meanwhile
         if busy is not None and busy.owned in going and self.cut is None:
-            self._keeper.await_left(self._drain_seconds)
+            await self._drain()
         busy = self.busy
         for owned in going:
             del self._owned[owned.key]
             if owned.position is None or owned.row.next < owned.log_end:
                 self._passed_on[owned.key] = owned.log_end
             if busy is None or owned is not busy.owned:
-                self.release(owned, reason)
+                await self.release(owned, reason)
         self.assigned = bool(self._owned)
         if mode is not None:
-            self._tell([o for o in going if o.position is not None], mode)
+            await self._tell([o for o in going if o.position is not None], mode)
 
-    def release(self, owned: Owned, reason: str) -> None:
+    async def release(self, owned: Owned, reason: str) -> None:
         if owned.released:
             return
-        self.desk.collect()
+        await self.desk.collect()
         if owned.unsent is not None and not _was_refused(owned):
-            self.desk.resend(owned)
-        self.desk.rest(owned)
+            await self.desk.resend(owned)
+        await self.desk.rest(owned)
         owned.released = True
         busy = self.busy
         # else it was given again, and a handler has it still
         if busy is None or busy.owned is owned or busy.owned.at != owned.at:
-            self._once.store.release(owned.at)
+            await self._store.release(owned.at)
         emit(PartitionReleased(owned.at, reason))
 
 

@@ -34,7 +34,7 @@ from effectonce.model import NO_ID, Committed, Opened
 from effectonce.once import Once
 from effectonce.owned import Owned, Stage
 from effectonce.policy import StartAt
-from effectonce.ports import Client, Clock, CommitMode, KafkaOffset, Reach
+from effectonce.ports import AsyncClient, AsyncStore, Clock, CommitMode, KafkaOffset, Reach
 
 log = logging.getLogger("effectonce")
 
@@ -57,42 +57,51 @@ def topic_gone(subject: object, reason: str) -> UnknownTopic:
 class Beginner:
     """Begins partitions; holds nothing of its own."""
 
-    def __init__(self, once: Once, client: Client, clock: Clock, desk: Desk, store_id: bytes):
+    def __init__(
+        self,
+        once: Once,
+        store: AsyncStore,
+        client: AsyncClient,
+        clock: Clock,
+        desk: Desk,
+        store_id: bytes,
+    ) -> None:
         self._once = once
+        self._store = store
         self._client = client
         self._clock = clock
         self._desk = desk
         self._store_id = store_id
 
-    def begin(self, owned: Owned, topic_ids: Mapping[str, bytes]) -> None:
+    async def begin(self, owned: Owned, topic_ids: Mapping[str, bytes]) -> None:
         """Take the steps above; afterwards `owned` is RUNNING, STOPPED, or has a new `due`."""
         topic_id = topic_ids.get(owned.at.topic)
         if topic_id is None:
             self._desk.stop(owned, topic_gone(owned.at, "it is not there any more"))
             return
-        opened = self._open(owned, topic_id)
+        opened = await self._open(owned, topic_id)
         if opened is None:
             return
         try:
-            situation = self._ask(owned, opened, topic_id)
+            situation = await self._ask(owned, opened, topic_id)
             decided = start(situation, self._once.start_policy)
             if isinstance(decided, Reopen):
-                self._open_above(owned, topic_id, decided.above)
+                await self._open_above(owned, topic_id, decided.above)
                 return
-            if isinstance(decided, Refuse) and self._recreated(owned, topic_id):
+            if isinstance(decided, Refuse) and await self._recreated(owned, topic_id):
                 owned.opened = None
                 owned.due = self._clock.monotonic() + BROKER_WAIT_SECONDS
                 return
             if isinstance(decided, Refuse):
                 # the LOCK is freed, so that whoever mends it can
-                self._once.store.release(owned.at)
+                await self._store.release(owned.at)
                 owned.opened = None
                 self._desk.stop(owned, StartRefused(decided.message, row=decided.row))
                 return
-            if self._write(owned, decided, opened):
+            if await self._write(owned, decided, opened):
                 # should a step below fail, the next try finds the row as it is now
                 owned.opened = Opened(decided.position, opened.epoch)
-                self._run(owned, decided, situation)
+                await self._run(owned, decided, situation)
         except StoreError as error:
             self._desk.store_failed(owned, error)
         except BrokerError as error:
@@ -100,19 +109,19 @@ class Beginner:
             owned.due = self._clock.monotonic() + BROKER_WAIT_SECONDS
             log.info("%s: cannot begin yet: %s", owned.at, error)
 
-    def _recreated(self, owned: Owned, topic_id: bytes) -> bool:
+    async def _recreated(self, owned: Owned, topic_id: bytes) -> bool:
         """Whether the topic was created anew since its id was asked for.
 
         The ends are then another log's: a refusal would hold the partition for nothing (simulated).
         """
         topic = owned.at.topic
-        return self._client.topic_ids([topic]).get(topic) != topic_id
+        return (await self._client.topic_ids([topic])).get(topic) != topic_id
 
-    def _open(self, owned: Owned, topic_id: bytes) -> Opened | None:
+    async def _open(self, owned: Owned, topic_id: bytes) -> Opened | None:
         if owned.opened is not None:
             return owned.opened
         try:
-            opened = self._once.store.open(owned.at, topic_id)
+            opened = await self._store.open(owned.at, topic_id)
             if self._has_rival(owned, opened.epoch):
                 return None
             owned.opened = opened
@@ -127,7 +136,7 @@ class Beginner:
             self._desk.store_failed(owned, error)
         return owned.opened
 
-    def _open_above(self, owned: Owned, topic_id: bytes, above: int) -> None:
+    async def _open_above(self, owned: Owned, topic_id: bytes, above: int) -> None:
         """At once, and more and more slowly if that happens again.
 
         Kafka then hears of another owner, who pays for each of our openings with a stale commit,
@@ -136,7 +145,7 @@ class Beginner:
         wait = BROKER_WAIT_SECONDS * (2.0**owned.outbid - 1)
         owned.outbid = min(owned.outbid + 1, 5)
         owned.epoch = NOT_KNOWN  # unanswered, it may have been opened all the same: by us
-        owned.opened = self._once.store.open(owned.at, topic_id, above=above)
+        owned.opened = await self._store.open(owned.at, topic_id, above=above)
         owned.epoch = owned.opened.epoch
         owned.due = self._clock.monotonic() + wait
 
@@ -158,10 +167,10 @@ class Beginner:
         )
         return True
 
-    def _ask(self, owned: Owned, opened: Opened, topic_id: bytes) -> Situation:
-        committed = self._client.committed([owned.key])[owned.key]
+    async def _ask(self, owned: Owned, opened: Opened, topic_id: bytes) -> Situation:
+        committed = (await self._client.committed([owned.key]))[owned.key]
         if self._once.start_at is StartAt.LATEST and not (opened.row or committed):
-            committed = self._first_come(owned, topic_id)
+            committed = await self._first_come(owned, topic_id)
         return Situation(
             at=owned.at,
             row=opened.row,
@@ -171,24 +180,24 @@ class Beginner:
             serial_base=owned.serial_base,
             refused=owned.refused,
             committed=committed,
-            log=self._client.log_ends(owned.key),
-            shared=self._once.store.traits.reach is not Reach.EMBEDDED,
+            log=await self._client.log_ends(owned.key),
+            shared=self._store.traits.reach is not Reach.EMBEDDED,
         )
 
-    def _first_come(self, owned: Owned, topic_id: bytes) -> Committed | None:
+    async def _first_come(self, owned: Owned, topic_id: bytes) -> Committed | None:
         """Mark the ends of all partitions, if the group is new; None where this one was added."""
         at = owned.at
-        siblings = [(at.topic, number) for number in self._client.partitions_of(at.topic)]
-        known = any(self._client.committed(siblings).values())
-        if known or self._once.store.has_positions(at.scope, at.group, at.topic):
+        siblings = [(at.topic, number) for number in await self._client.partitions_of(at.topic)]
+        known = any((await self._client.committed(siblings)).values())
+        if known or await self._store.has_positions(at.scope, at.group, at.topic):
             return None
         mark = first_mark(self._store_id, topic_id)
-        ends = {sibling: self._client.log_ends(sibling).end for sibling in siblings}
+        ends = {sibling: (await self._client.log_ends(sibling)).end for sibling in siblings}
         marks = [KafkaOffset(*sibling, end, mark) for sibling, end in ends.items()]
-        self._client.commit(marks, CommitMode.SYNC)
+        await self._client.commit(marks, CommitMode.SYNC)
         return Committed(ends[owned.key], mark)
 
-    def _write(self, owned: Owned, decided: Begin, opened: Opened) -> bool:
+    async def _write(self, owned: Owned, decided: Begin, opened: Opened) -> bool:
         owned.position = decided.position
         if not decided.write:
             return True
@@ -198,14 +207,14 @@ class Beginner:
             owned.opened = None
             return False
         follows = opened.row.commit_id if opened.row else NO_ID
-        if self._desk.begin_row(owned, decided.position, follows):
+        if await self._desk.begin_row(owned, decided.position, follows):
             return True
         owned.opened = None  # whether it was written, only the row can tell
         return False
 
-    def _run(self, owned: Owned, decided: Begin, situation: Situation) -> None:
+    async def _run(self, owned: Owned, decided: Begin, situation: Situation) -> None:
         at, position = owned.at, decided.position
-        self._client.commit(
+        await self._client.commit(
             [KafkaOffset(at.topic, at.number, position.next, witness_of(position))],
             CommitMode.SYNC,
         )

@@ -27,6 +27,7 @@ from effectonce.handlers import Check, Handler, check_handler, run_batch, run_ev
 from effectonce.hooks import BatchStarted, around_batch
 from effectonce.kafka import ConfluentClient
 from effectonce.keeper import SystemClock, ThreadKeeper
+from effectonce.now import ClientNow, OursNow, now, store_now
 from effectonce.once import Once
 from effectonce.owned import Health, Owned, Stage, Task, health_of
 from effectonce.ports import Client, Clock, Keeper
@@ -97,15 +98,18 @@ class OnceConsumer:
         self._client = client or ConfluentClient(config)
         poll_seconds = int(config.get("max.poll.interval.ms", 300_000)) / 1000
         self._keeper_after = min(KEEPER_SECONDS, poll_seconds / 4)
+        self._drain_seconds = min(once.limits.drain_seconds, poll_seconds / 4)
         self._assignment = Assignment(
             once,
-            self._client,
+            store_now(once.store),
+            ClientNow(self._client),
             self._clock,
-            self._keeper,
             str(config["group.id"]),
             self._topics,
-            drain_seconds=min(once.limits.drain_seconds, poll_seconds / 4),
+            store_id=once.store.prepare(),
+            drain=self._drain,
         )
+        self._ours_now = OursNow(self._assignment)
         self._limit = once.limits.batch
         self._loaned: Task | None = None
         self._in_turn = False
@@ -172,7 +176,7 @@ class OnceConsumer:
             self._loaned = task
             self._enter(task)
             return Batch(task.work, task.work.runs)
-        self._assignment.desk.collect()
+        now(self._assignment.desk.collect)
         self._raise_stopped(Until.STOPPED)
         raise StopIteration
 
@@ -197,7 +201,7 @@ class OnceConsumer:
             self._settle_loan()
             self._take_back()
             if self._started and self._assignment.cut is None:
-                self._assignment.give_up_all()
+                now(self._assignment.give_up_all)
         finally:
             if self._assignment.cut is None:
                 self._client.close()
@@ -221,11 +225,11 @@ class OnceConsumer:
             raise ConfigError([f"until={until!r}: effectonce.END, or left out"])
         self._start()
         if until is Until.END:
-            self._assignment.wait_for_all()
+            now(self._assignment.wait_for_all)
         with _on_sigterm(self.stop):
             while not self._done(until):
                 self._take_turn(run, handler)
-        self._assignment.desk.collect()
+        now(self._assignment.desk.collect)
         self._raise_stopped(until)
 
     def _take_turn(self, run: Run, handler: Handler) -> None:
@@ -254,11 +258,11 @@ class OnceConsumer:
                 "create it, or mend the name"
             )
         self._keeper.start(
-            self._assignment,
+            self._ours_now,
             after_seconds=self._keeper_after,
             deadline_seconds=self._once.limits.handler_timeout_seconds,
         )
-        self._client.subscribe(self._topics, self._assignment)
+        self._client.subscribe(self._topics, self._ours_now)
         self._started = True
 
     def _turn(self) -> Task | None:
@@ -270,17 +274,17 @@ class OnceConsumer:
             self._take_back()
             ours.begin_again()
         self._in_turn = True
-        ours.see_to_what_is_due()
-        ready = ours.ready()
+        now(ours.see_to_what_is_due)
+        ready = now(ours.ready)
         if ready is None:
             if SWEEPS and gc.isenabled() and gc.get_count()[1]:
                 gc.collect(1)
-            ours.fetch(self._limit, FETCH_SECONDS)
-            ready = ours.ready()
+            now(ours.fetch, self._limit, FETCH_SECONDS)
+            ready = now(ours.ready)
         elif ours.since_poll(self._clock.monotonic()) > POLL_SECONDS:
-            ours.tend()
-            ready = ours.ready()
-        task = ours.desk.decide(ready, ready.held.popleft()) if ready is not None else None
+            now(ours.tend)
+            ready = now(ours.ready)
+        task = now(ours.desk.decide, ready, ready.held.popleft()) if ready is not None else None
         self._in_turn = task is not None
         return task
 
@@ -297,21 +301,23 @@ class OnceConsumer:
             return True
         if until is not Until.END or not ours.assigned:
             return False
-        return (
-            all(o.stage is Stage.STOPPED or ours.at_end(o) for o in ours.partitions())
-            and ours.others_are_at_end()
-        )
+        return all(
+            o.stage is Stage.STOPPED or now(ours.at_end, o) for o in ours.partitions()
+        ) and now(ours.others_are_at_end)
 
     def _raise_stopped(self, until: Until) -> None:
         ours = self._assignment
         if until is Until.END:
-            ours.check_topics()  # partitions of a deleted topic may just have been revoked
+            now(ours.check_topics)  # partitions of a deleted topic may just have been revoked
         elif self._stopping or not ours.has_ended():
             return
         if errors := ours.stopped():
             for other in errors[1:]:
                 errors[0].add_note(f"and {other}")
             raise errors[0]
+
+    async def _drain(self) -> None:
+        self._keeper.await_left(self._drain_seconds)
 
     # -- handlers ------------------------------------------------------------------------------
 
@@ -351,7 +357,7 @@ class OnceConsumer:
         ours = self._assignment
         try:
             if ours.cut is None:
-                ours.desk.conclude(task)
+                now(ours.desk.conclude, task)
         except BaseException:
             task.owned.reopen()  # how far it came, only the store can tell
             raise
@@ -370,12 +376,12 @@ class OnceConsumer:
         ours = self._assignment
         try:
             if owned.leaving:
-                ours.release(owned, "late")
+                now(ours.release, owned, "late")
         finally:
             ours.busy = None
             self._keeper.left()
             if owned.leaving:  # revoked since
-                ours.release(owned, "late")
+                now(ours.release, owned, "late")
 
     def _take_over(self) -> None:
         """The last batch of the user's own loop ends here; a handler of `run` cannot."""

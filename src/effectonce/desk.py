@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import logging
 import random
-import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import PurePath
 from typing import Final
 
 from effectonce.core.idle import let_time_pass
@@ -28,13 +26,10 @@ from effectonce.core.settle import Ended, Moment, marked_rows, resolved_rows, se
 from effectonce.core.stall import attempt, first_start, rest
 from effectonce.errors import (
     HandlerFailed,
-    IdReused,
     NotOpen,
-    PartitionStopped,
     StoreCorrupt,
     StoreError,
     StoreUnavailable,
-    Unidentified,
 )
 from effectonce.event import Work
 from effectonce.hooks import (
@@ -60,8 +55,9 @@ from effectonce.model import (
 )
 from effectonce.once import Once
 from effectonce.owned import Owned, Stage, Task, Unsent
-from effectonce.ports import Clock, Reach, Records, SendsAhead
+from effectonce.ports import AsyncSendsAhead, AsyncStore, Clock, Reach, Records
 from effectonce.stores.commits import are_facts
+from effectonce.words import blocked, raised
 
 log = logging.getLogger("effectonce")
 
@@ -73,19 +69,25 @@ STORE_WAIT_MAX_SECONDS: Final = 5.0
 class Desk:
     """Decides and settles; keeps nothing but what it works with."""
 
-    def __init__(self, once: Once, clock: Clock, partitions: Callable[[], Iterable[Owned]]) -> None:
+    def __init__(
+        self,
+        once: Once,
+        store: AsyncStore,
+        clock: Clock,
+        partitions: Callable[[], Iterable[Owned]],
+    ) -> None:
         self._once = once
-        self._store = once.store
+        self._store = store
         self._clock = clock
         self._partitions = partitions
-        self._shared = once.store.traits.reach is Reach.SHARED
-        self._ahead = self._store if isinstance(self._store, SendsAhead) else None
+        self._shared = store.traits.reach is Reach.SHARED
+        self._ahead = store if isinstance(store, AsyncSendsAhead) else None
         self._sent: Owned | None = None
         """Whose commit is on its way: at most one, and while no handler runs."""
 
     # -- before the handlers -------------------------------------------------------------------
 
-    def decide(self, owned: Owned, records: Records) -> Task | None:
+    async def decide(self, owned: Owned, records: Records) -> Task | None:
         """What is to run of these records; None where they had to be held or dropped."""
         if len(records) > 1 and records.offsets()[0] < owned.alone_below:
             owned.held.appendleft(records.part(1))
@@ -98,8 +100,8 @@ class Desk:
             identified.fingerprints,
             identified.problems,
         )
-        (known,) = self._store.lookup([Query(owned.at, columns.keys, owned.row.run)])
-        if not self._goes_on(owned, records):
+        (known,) = await self._store.lookup([Query(owned.at, columns.keys, owned.row.run)])
+        if not await self._goes_on(owned, records):
             return None
         if isinstance(known, StoreError):
             owned.held.appendleft(records)
@@ -109,7 +111,7 @@ class Desk:
                 self.store_failed(owned, known)
             return None
         decided = plan(columns, known, owned.row.next, self._pending(), self._once.unidentified)
-        if len(decided.runs) and not self._count_start(
+        if len(decided.runs) and not await self._count_start(
             owned, int(columns.offsets[decided.runs[0]])
         ):
             if owned.stage is Stage.RUNNING:  # else it begins anew, and they come once more
@@ -127,16 +129,16 @@ class Desk:
         )
         return Task(owned, records, identified, columns, decided, work, known, transaction)
 
-    def _goes_on(self, owned: Owned, records: Records) -> bool:
+    async def _goes_on(self, owned: Owned, records: Records) -> bool:
         """Whether `records` are next, once the commit on its way is answered; else they are held.
 
         Its answer is back before that to the look-up, which was sent behind it.
         """
         if self._sent is not owned:
-            self.collect()
+            await self.collect()
             return True
         owned.held.appendleft(records)
-        self.collect()
+        await self.collect()
         if owned.stage is not Stage.RUNNING or owned.unsent or owned.held[0] is not records:
             return False
         owned.held.popleft()
@@ -155,7 +157,7 @@ class Desk:
                 pending[raw[16 * row : 16 * row + 16]] = Pending(owned.at, fingerprint)
         return pending
 
-    def _count_start(self, owned: Owned, offset: int) -> bool:
+    async def _count_start(self, owned: Owned, offset: int) -> bool:
         """Count what may kill the process durably before it runs; false where that failed."""
         if offset < owned.alone_below:
             commit = attempt(owned.at, owned.row, offset, owned.next_serial())
@@ -175,16 +177,16 @@ class Desk:
             owned.counted_at = row.next
         else:
             return True
-        owned.counted = self.note(owned, commit)
+        owned.counted = await self.note(owned, commit)
         return owned.counted
 
-    def begin_row(self, owned: Owned, position: Position, follows: bytes) -> bool:
+    async def begin_row(self, owned: Owned, position: Position, follows: bytes) -> bool:
         """Write the row of a start."""
-        return self.note(owned, Commit(owned.at, follows, position))
+        return await self.note(owned, Commit(owned.at, follows, position))
 
-    def note(self, owned: Owned, commit: Commit) -> bool:
+    async def note(self, owned: Owned, commit: Commit) -> bool:
         """Commit a position without markers. Unanswered, the row says later what became of it."""
-        (result,) = self._store.commit([commit])
+        (result,) = await self._store.commit([commit])
         if isinstance(result, Applied | Already):
             owned.position = commit.position
             self.store_works(owned)
@@ -198,7 +200,7 @@ class Desk:
 
     # -- after the handlers --------------------------------------------------------------------
 
-    def conclude(self, task: Task) -> None:
+    async def conclude(self, task: Task) -> None:
         """Make true what the handlers did, and see to the records behind."""
         owned, work = task.owned, task.work
         if task.transaction is not None and work.is_torn:
@@ -227,7 +229,7 @@ class Desk:
         if commit is None:
             self._behind(task, resolved)
         else:
-            self._send(task, commit)
+            await self._send(task, commit)
 
     def _outcomes(self, work: Work) -> dict[int, Outcome]:
         if not work.outcomes:
@@ -251,12 +253,12 @@ class Desk:
             ahead_ms=records.timestamp_ms(ahead) if ahead >= resolved else UNSET,
         )
 
-    def resend(self, owned: Owned) -> None:
+    async def resend(self, owned: Owned) -> None:
         """Send the commit without an answer once more, exactly as it was."""
         unsent = owned.unsent
         assert unsent is not None
         owned.unsent = None
-        (result,) = self._store.commit([unsent.commit])
+        (result,) = await self._store.commit([unsent.commit])
         self._answered(owned, replace(unsent, sent_at=self._clock.monotonic()), result)
 
     @property
@@ -264,7 +266,7 @@ class Desk:
         """Whether a commit is on its way."""
         return self._sent is not None
 
-    def collect(self) -> None:
+    async def collect(self) -> None:
         """Take the answer to the commit that is on its way, if there is one.
 
         On the keeper's thread too, beside a handler's that may be sending one just now.
@@ -277,9 +279,9 @@ class Desk:
             return
         unsent, owned.unsent = owned.unsent, None
         assert unsent.receipt is not None
-        self._answered(owned, unsent, unsent.receipt())
+        self._answered(owned, unsent, await unsent.receipt())
 
-    def _send(self, task: Task, commit: Commit) -> None:
+    async def _send(self, task: Task, commit: Commit) -> None:
         """Ahead, where nothing but the next records can come after it."""
         owned, resolved = task.owned, resolved_rows(task.plan, task.work.endings)
         passed, now = task.plan.decisions[:resolved], self._clock.monotonic()
@@ -288,7 +290,7 @@ class Desk:
             owned.unsent = replace(unsent, task=None, receipt=self._ahead.send(commit))
             self._sent = owned
             return
-        (result,) = self._store.commit([commit])
+        (result,) = await self._store.commit([commit])
         self._answered(owned, unsent, result)
 
     def _answered(self, owned: Owned, unsent: Unsent, result: CommitResult) -> None:
@@ -333,7 +335,7 @@ class Desk:
         elif task.plan.blocked_by is Decision.WAIT:
             owned.due = self._clock.monotonic() + STORE_WAIT_SECONDS
         elif task.plan.blocked_by is not None:
-            self.stop(owned, self._blocked(task, resolved, offset), offset)
+            self.stop(owned, blocked(task, resolved, offset), offset)
 
     def _failed_together(self, owned: Owned, offset: int, error: Exception) -> None:
         """No attempt at any of them: they are handed over one by one, and the culprit is found."""
@@ -345,7 +347,7 @@ class Desk:
         owned.due = self._clock.monotonic() + self._once.retry.wait_seconds(1, random.random())
         log.warning(
             "%s: the handler failed a batch from offset %d on; its events are run one by one: %s",
-            owned.at, offset, _raised(error),
+            owned.at, offset, raised(error),
         )  # fmt: skip
 
     def _failed(self, owned: Owned, offset: int, error: BaseException) -> None:
@@ -358,7 +360,7 @@ class Desk:
         if again >= retry.attempts:
             stopped = HandlerFailed(
                 f"{owned.at} offset {offset}: the handler failed {again} times, at last with "
-                f"{_raised(error)}. Everything before it is committed, nothing "
+                f"{raised(error)}. Everything before it is committed, nothing "
                 "behind it was run; the record stays in Kafka. Mend the handler and restart"
             )
             stopped.__cause__ = error
@@ -368,24 +370,9 @@ class Desk:
         owned.due = self._clock.monotonic() + wait
         log.warning(
             "%s offset %d: attempt %d of %d failed, next in %.1f s: %s",
-            owned.at, offset, again, retry.attempts, wait, _raised(error),
+            owned.at, offset, again, retry.attempts, wait, raised(error),
         )  # fmt: skip
         emit(Retrying(owned.at, offset, again, wait, error))
-
-    def _blocked(self, task: Task, row: int, offset: int) -> PartitionStopped:
-        at = task.owned.at
-        if task.plan.blocked_by is Decision.UNIDENTIFIED:
-            problem = task.identified.problems[row]
-            return Unidentified(
-                f"{at} offset {offset}: no usable event ID: {problem.text}. Everything before it "
-                "is committed; the record stays in Kafka. Mend the producer or `identify`, or pass "
-                'on_unidentified="process" to run such records unprotected'
-            )
-        return IdReused(
-            f"{at} offset {offset}: its event ID was used before, with another payload: two "
-            "different events share it, or `identify` picks the wrong field. Everything before it "
-            "is committed; the record stays in Kafka. Mend the producer or `identify`"
-        )
 
     # -- trouble -------------------------------------------------------------------------------
 
@@ -427,13 +414,13 @@ class Desk:
         )  # fmt: skip
         owned.reopen()
 
-    def verify(self, owned: Owned) -> None:
+    async def verify(self, owned: Owned) -> None:
         """Send the row's own commit once more: Already where all is well, and nothing is written.
 
         A shared store that lost its last moments (a failover) would not be heard of otherwise,
         before the next record comes (simulated).
         """
-        self.note(owned, Commit(owned.at, owned.row.commit_id, owned.row))
+        await self.note(owned, Commit(owned.at, owned.row.commit_id, owned.row))
 
     def time_passes(self, owned: Owned, newest_ms: int) -> Commit | None:
         """What `note` is to be given if the partition is at its log's end; often nothing."""
@@ -446,7 +433,7 @@ class Desk:
             serial=owned.next_serial(),
         )
 
-    def rest(self, owned: Owned) -> None:
+    async def rest(self, owned: Owned) -> None:
         """Note that nothing is in flight: the partition is given up in good order.
 
         So does an owner that ran nothing, where nothing lay ahead of it when it began: else what a
@@ -460,7 +447,7 @@ class Desk:
             return  # what may have had its effect, here or at a former owner's, is still ahead
         commit = rest(owned.at, owned.row, owned.next_serial())
         if commit is not None:
-            (result,) = self._store.commit([commit])
+            (result,) = await self._store.commit([commit])
             if isinstance(result, Applied | Already):
                 owned.position = commit.position
 
@@ -481,15 +468,3 @@ class Desk:
                 lag=max(owned.known_end - commit.position.next, 0) if owned.known_end >= 0 else -1,
             )
         )
-
-
-def _raised(error: BaseException) -> str:
-    """What a handler raised, and in which line; not its text, in which an event ID may stand.
-
-    Text and traceback are those of `__cause__`, and of what the hooks are given.
-    """
-    name = type(error).__name__
-    for frame, line in traceback.walk_tb(error.__traceback__):
-        if not str(frame.f_globals.get("__name__")).startswith("effectonce."):
-            return f"{name} in {PurePath(frame.f_code.co_filename).name}, line {line}"
-    return name

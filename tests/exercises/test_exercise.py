@@ -636,7 +636,7 @@ def fails_quietly(work: Work, row: int, error: BaseException) -> None:
     work.done(row, None)
 
 
-def forgets(desk: Desk, owned: Owned) -> None:
+async def forgets(desk: Desk, owned: Owned) -> None:
     del desk
     owned.unsent = None
 

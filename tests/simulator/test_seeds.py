@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections import Counter
-from unittest.mock import patch
+from unittest.mock import AsyncMock, patch
 
 import pytest
 
@@ -33,7 +33,7 @@ def test_whatever_befalls_a_cluster_each_event_takes_effect_as_promised(
 
 def test_a_topic_recreated_between_its_id_and_its_ends_is_not_taken_for_a_cut_off_log() -> None:
     assert not simulate(3028, Mode.OUTSIDE, Reach.EMBEDDED).violations
-    with patch.object(Beginner, "_recreated", lambda *_: False):
+    with patch.object(Beginner, "_recreated", AsyncMock(return_value=False)):
         (violation,) = simulate(3028, Mode.OUTSIDE, Reach.EMBEDDED).violations[:1]
     assert "cut off" in violation.why, "the seed no longer meets it: find another"
 

@@ -13,6 +13,7 @@ from effectonce.core.start import read_witness
 from effectonce.desk import Desk
 from effectonce.keeper import SystemClock
 from effectonce.model import Partition
+from effectonce.now import OursNow, now, store_now
 from effectonce.owned import Owned
 from effectonce.ports import Records
 from tests.unit.lone import (
@@ -40,7 +41,8 @@ class NewTopic(LogClient):
         self.polls += 1
         if self.polls == 3 and self._listener is not None:
             self.topic_id = self.made_anew
-            cast(Assignment, self._listener).check_topics()
+            ours = cast(Assignment, cast(OursNow, self._listener)._ours)
+            now(ours.check_topics)
         return super().fetch(limit, timeout_seconds)
 
 
@@ -92,8 +94,8 @@ def test_a_revoke_beside_a_commit_that_is_being_sent_does_not_forget_it() -> Non
             return found
 
     once = eo.Once(FarStore(), identify=eo.header("event-id"), effects=eo.InStore())
-    desk = Interrupted(once, SystemClock(), tuple)
-    desk.collect()
+    desk = Interrupted(once, store_now(once.store), SystemClock(), tuple)
+    now(desk.collect)
     assert desk._sent is owned
 
 
@@ -112,7 +114,7 @@ def test_a_revoke_beside_a_handler_that_returns_does_not_fail() -> None:
     def handler(event: eo.Event, tx: eo.KeyValueTx) -> None:
         ours = consumer._assignment
         ours.__class__ = Returning
-        ours.on_revoked([HOME])
+        now(ours.on_revoked, [HOME])
         ours.__class__ = Assignment
         assert ours.fatal is None
         consumer.stop()

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from inspect import iscoroutinefunction
 from typing import Any, Final
 from unittest.mock import patch
 
@@ -47,7 +48,21 @@ class Mutant:
 
 def _swap(owner: Any, name: str, make: Callable[[Any], Any]) -> Break:
     """Replace `owner.name` by what `make` makes of it."""
-    return lambda: patch.object(owner, name, make(getattr(owner, name)))
+
+    def broken() -> Any:
+        real = getattr(owner, name)
+        made = make(real)
+        plain = iscoroutinefunction(real) and not iscoroutinefunction(made)
+        return patch.object(owner, name, _awaited(made) if plain else made)
+
+    return broken
+
+
+def _awaited(made: Callable[..., Any]) -> Callable[..., Any]:
+    async def answers(*args: Any, **named: Any) -> Any:
+        return made(*args, **named)
+
+    return answers
 
 
 def _position(commit_field: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
@@ -185,8 +200,8 @@ def _drop_unsent(real: Any) -> Any:
 def _reopened(real: Any) -> Any:
     """A commit without an answer is given up, and the partition begins anew."""
 
-    def send(self: Any, task: Any, commit: Any) -> None:
-        real(self, task, commit)
+    async def send(self: Any, task: Any, commit: Any) -> None:
+        await real(self, task, commit)
         owned = task.owned
         if owned.unsent is not None:
             due = owned.due
@@ -199,17 +214,17 @@ def _reopened(real: Any) -> Any:
 def _not_sent_again(real: Any) -> Any:
     """What has no answer is not sent again as the partition is given up."""
 
-    def release(self: Any, owned: Any, reason: str) -> None:
+    async def release(self: Any, owned: Any, reason: str) -> None:
         owned.unsent = None
-        real(self, owned, reason)
+        await real(self, owned, reason)
 
     return release
 
 
 def _not_if_leaving(real: Any) -> Any:
-    def conclude(self: Any, task: Any) -> None:
+    async def conclude(self: Any, task: Any) -> None:
         if not task.owned.leaving:
-            real(self, task)
+            await real(self, task)
 
     return conclude
 
