@@ -45,8 +45,8 @@ class Shaken:
     def prepare(self) -> bytes:
         return self.inner.prepare()
 
-    def open(self, at: Partition, topic_id: bytes) -> Opened:
-        return self.inner.open(at, topic_id)
+    def open(self, at: Partition, topic_id: bytes, *, above: int = 0) -> Opened:
+        return self.inner.open(at, topic_id, above=above)
 
     def has_positions(self, scope: str, group: str, topic: str) -> bool:
         return self.inner.has_positions(scope, group, topic)
