@@ -51,6 +51,9 @@ class GenerationStart:
     until: int
     """Below this offset lie the markers of all older ones: the horizon once they are dropped."""
     log_time_ms: int
+    entered: int = UNSET
+    """Where the position stood once it was in it: below, another's marker may be of an older one.
+    """
 
 
 @dataclass(frozen=True, slots=True)

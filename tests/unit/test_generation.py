@@ -19,7 +19,7 @@ from effectonce.core.settle import Ended, Moment, resolved_rows, settle
 from effectonce.core.start import Begin, Situation, StartPolicy, start
 from effectonce.model import UNSET, Commit, Committed, Known, LogEnds, OnExisting, Position
 from effectonce.policy import OnReset
-from tests.unit.builders import AT, HALF_MS, ROW, WALL_MS, endings, marked
+from tests.unit.builders import AT, HALF_MS, ROW, WALL_MS, batch, endings, marked, planned, settled
 
 WINDOW_MS: Final = 2 * HALF_MS
 
@@ -105,6 +105,31 @@ def test_a_newcomer_keeps_two_generations_too_or_a_shared_store_would_drop_its_n
 def test_a_leap_in_log_time_drops_all_that_was_before_it() -> None:
     row = turned(ROW, 0, 1, 90)
     assert (numbers(row), row.horizon) == ([90], 20)
+
+
+def test_the_horizon_covers_the_commit_that_entered_or_a_reset_would_repeat_a_zombies_record() -> (
+    None
+):
+    """What it passed may have been marked by a frozen owner, in the generation before."""
+    row = replace(turn(turned(ROW, 0), WALL_MS + HALF_MS, HALF_MS, end=17), next=17)
+    assert row.horizon == ROW.horizon
+    assert turn(row, WALL_MS + 3 * HALF_MS, HALF_MS, end=20).horizon == 17
+    entered_late = turn(reach(turned(ROW, 0), WALL_MS + HALF_MS, HALF_MS), WALL_MS, HALF_MS)
+    assert entered_late.generations[-1].entered == UNSET
+    entered_late = turn(entered_late, WALL_MS + HALF_MS, HALF_MS, end=19)
+    assert entered_late.generations[-1].entered == 19
+
+
+def test_repeats_in_a_rows_first_generation_are_below_the_horizon_for_nobody_knows_their_age() -> (
+    None
+):
+    records = batch("a b c")
+    commit = settled(records, planned(records, "a b"), "u u d")
+    assert commit is not None
+    assert commit.position.horizon == 2
+    later = settled(records, planned(records, "a b"), "u u d", position=turned(ROW, 0))
+    assert later is not None
+    assert later.position.horizon == ROW.horizon
 
 
 def test_a_marker_ahead_is_as_young_as_its_record_or_another_partition_would_drop_it_first() -> (

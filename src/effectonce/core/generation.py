@@ -9,7 +9,9 @@
 | a record has no timestamp                 | rises by the wall time since the last commit, both |
 |                                           | that rise and log time clamped to 5 minutes        |
 | the commit enters a new generation        | it begins at the position before the commit        |
-| three generations on                      | the floor rises, the horizon with it               |
+| three generations on                      | the floor rises, the horizon with it: up to where  |
+|                                           | that commit came, since a frozen owner may have    |
+|                                           | marked its records too, in an older generation     |
 | a marker stands ahead of the position     | its generation stays until it is passed, and then  |
 |                                           | a whole window more: that starts there             |
 | and its record is of a later time         | it goes into the generation of that time           |
@@ -50,17 +52,31 @@ def generation_of(log_time_ms: int, half_ms: int) -> int:
     return max(log_time_ms, 0) // half_ms + 1
 
 
-def turn(position: Position, log_time_ms: int, half_ms: int) -> Position:
+def turn(
+    position: Position,
+    log_time_ms: int,
+    half_ms: int,
+    *,
+    end: int = UNSET,
+    repeated_until: int = UNSET,
+) -> Position:
     """`position` with its generations, floor and horizon as they are at `log_time_ms`.
 
     Call it with the position *before* the commit: a generation begins where the position stood
-    when its first markers were written.
+    when its first markers were written. `end` is the one after it. `repeated_until`: below it lie
+    records that it passes as repeats. In the first generation of a row nobody knows where their
+    markers are (a frozen owner's, in one that is over: simulated, 11007283).
     """
     current = generation_of(log_time_ms, half_ms)
-    known = position.generations
+    known, horizon = position.generations, position.horizon
+    entered = max(end, position.next)
+    if not known:
+        horizon = max(horizon, repeated_until)
     if not known or known[-1].generation < current:
         until = max(position.next, position.marked_until)
-        known = (*known, GenerationStart(current, position.next, until, log_time_ms))
+        known = (*known, GenerationStart(current, position.next, until, log_time_ms, entered))
+    elif known[-1].generation == current and known[-1].entered == UNSET:
+        known = (*known[:-1], replace(known[-1], entered=entered))
     kept = known
     while len(kept) > 1 and _is_over(kept, position.next, current):
         kept = kept[1:]
@@ -70,7 +86,7 @@ def turn(position: Position, log_time_ms: int, half_ms: int) -> Position:
         log_time_ms=log_time_ms,
         floor=max(position.floor, min(current - KEPT + 1, kept[0].generation)),
         generations=kept,
-        horizon=max(position.horizon, kept[0].until) if dropped else position.horizon,
+        horizon=max(horizon, kept[0].until, kept[0].entered) if dropped else horizon,
     )
 
 

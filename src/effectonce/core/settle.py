@@ -42,7 +42,7 @@ from effectonce.model import (
 FIRST_SERIAL: Final = 2
 """Serials 0 and 1 are a start's own writes, on an untouched row and on one that has run."""
 
-_DONE, _RUN = int(Ending.DONE), int(Decision.RUN)
+_DONE, _RUN, _REPEAT = int(Ending.DONE), int(Decision.RUN), int(Decision.REPEAT)
 _OVER: Final = bytes((Ending.DONE, Ending.IGNORED))
 
 Endings: TypeAlias = NDArray[np.uint8]
@@ -128,7 +128,13 @@ def settle(
     moved = end > position.next
     if not moved and not len(rows) and not ended.writes:
         return None
-    new = turn(position, _log_time(position, moment, moved), half_ms)
+    new = turn(
+        position,
+        _log_time(position, moment, moved),
+        half_ms,
+        end=end,
+        repeated_until=UNSET if position.generations else _repeated_until(columns, plan, resolved),
+    )
     marked_until = int(columns.offsets[rows[-1]]) + 1 if len(rows) else UNSET
     new = replace(new, marked_until=max(new.marked_until, marked_until))
     if moment.ahead_ms != UNSET:
@@ -153,6 +159,11 @@ def settle(
         writes=ended.writes,
         on_existing=on_existing,
     )
+
+
+def _repeated_until(columns: Columns, plan: Plan, resolved: int) -> int:
+    repeats = (plan.decisions[:resolved] == _REPEAT).nonzero()[0]
+    return int(columns.offsets[repeats[-1]]) + 1 if len(repeats) else UNSET
 
 
 def _log_time(position: Position, moment: Moment, moved: bool) -> int:

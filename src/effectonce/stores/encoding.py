@@ -78,7 +78,7 @@ _POSITION: Final = Struct(
 )
 POSITION_BYTES: Final = _POSITION.size + _CHECKSUM
 _PACKED: Final = Struct(">BBHIQqqq24s")  # as above
-_GENERATION: Final = Struct(">BQqqq")  # version, first seq, offset, until, log time
+_GENERATION: Final = Struct(">BQqqqq")  # version, first seq, offset, until, log time, entered
 _OUTCOME: Final = Struct(">BB")  # version, kind; then the data
 
 _IN_FLIGHT: Final = 1
@@ -389,7 +389,8 @@ def generation_key(generation: int) -> bytes:
 def encode_generation(start: GenerationStart, first_seq: int) -> tuple[bytes, bytes]:
     """Key and value of row `02`; `first_seq` numbers the generation's first packed row."""
     key = generation_key(start.generation)
-    body = _GENERATION.pack(VERSION, first_seq, start.offset, start.until, start.log_time_ms)
+    numbers = (start.offset, start.until, start.log_time_ms, start.entered)
+    body = _GENERATION.pack(VERSION, first_seq, *numbers)
     return key, seal(key, body)
 
 

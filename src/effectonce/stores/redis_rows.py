@@ -20,7 +20,7 @@ PARTITION is group:topic:number, percent-encoded.
 
 A row of positions begins with what the scripts compare as bytes: incarnation 8, epoch u64, commit
 id 16, the incarnation that wrote it 8, floor u32. Then row `00` of encoding.py, the starts of its
-generations (u32, i64, i64, i64)*, and the XXH3-64 of it all, seeded with PARTITION's.
+generations (u32, i64, i64, i64, i64)*, and the XXH3-64 of it all, seeded with PARTITION's.
 The incarnation is random, new with each open. A failover that lost a suffix hands out an epoch, and
 with it commit ids, a second time: only the incarnation tells their owners apart.
 
@@ -55,7 +55,7 @@ PREFIX: Final = "effectonce"
 NO_INCARNATION: Final = bytes(8)
 
 _HEAD: Final = Struct(">8sQ16s8sI")
-_START: Final = Struct(">Iqqq")
+_START: Final = Struct(">Iqqqq")
 _PAIR: Final = Struct(">II")
 _FENCE: Final = Struct(">8sQ")
 _MARKER: Final = Struct(">IBqIqq")
@@ -171,7 +171,10 @@ def encode_row(name: str, row: Row) -> bytes:
     """The value under `name`. Raises struct.error for a number beyond its column."""
     p = row.position
     head = _HEAD.pack(row.incarnation, p.epoch, p.commit_id, row.writer, p.floor)
-    starts = [_START.pack(g.generation, g.offset, g.until, g.log_time_ms) for g in p.generations]
+    starts = [
+        _START.pack(g.generation, g.offset, g.until, g.log_time_ms, g.entered)
+        for g in p.generations
+    ]
     position = encode_position(PositionRow(p, row.incarnation))
     return seal(name.encode(), b"".join((head, position, *starts)))
 

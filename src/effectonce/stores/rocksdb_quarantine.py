@@ -145,7 +145,7 @@ def _starts_anew(view: View, row: PositionRow) -> Iterator[tuple[GenerationStart
             at = row.position
             # where it began is lost: as early, and its elders' markers reach as far, as can be
             until = max(at.next, at.marked_until)
-            yield GenerationStart(generation, 0, until, at.log_time_ms), first_seq
+            yield GenerationStart(generation, 0, until, at.log_time_ms, at.next), first_seq
 
 
 def _batch(found: Quarantine) -> WriteBatch:
