@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -146,6 +147,8 @@ def main() -> None:
     """Run the job of the command line."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     job = Job(**json.loads(sys.argv[1]))
+    # once it says that it is there it may be asked to leave, be it before its consumer listens
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     driver_named(job.driver)(job, Target(job.socket_path, job.number))
 
 
