@@ -25,6 +25,7 @@ import effectonce as eo
 from benchmarks.loads import HEADER, PARTITIONS, VALUE_BYTES, EventIds
 from effectonce.core.plan import Columns, plan
 from effectonce.core.settle import FIRST_SERIAL, Ended, Moment, commit_id, settle
+from effectonce.identity import only_header
 from effectonce.model import (
     NO_ID,
     Applied,
@@ -153,6 +154,9 @@ class OneRecord:
 
     def headers(self) -> Sequence[Sequence[tuple[str, bytes | None]]]:
         return [((HEADER, b"any"),)]
+
+    def only_header(self, name: str) -> list[bytes | None] | None:
+        return only_header(self.headers(), name, len(self))
 
 
 def linked_copy(filled: Path, copy: Path) -> Path:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from operator import length_hint
 from typing import Any, Final
 
 import numpy as np
@@ -26,7 +27,7 @@ from confluent_kafka import TopicPartition as _TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from effectonce.errors import BrokerError, ConfigError
-from effectonce.identity import UNREADABLE_HEADERS
+from effectonce.identity import UNREADABLE_HEADERS, only_header
 from effectonce.model import NO_ID, UNSET, Committed, LogEnds, Offsets
 from effectonce.ports import (
     CommitMode,
@@ -92,6 +93,17 @@ class MessageRecords:
             self._headers = _headers_of(self._messages)
         return self._headers
 
+    def only_header(self, name: str) -> list[bytes | None] | None:
+        if self._headers is not None:
+            return only_header(self._headers, name, len(self._messages))
+        rest = iter(self._messages)
+        try:
+            read: Any = map(Message.headers, rest)
+            return only_header(read, name, len(self._messages))
+        except SystemError:
+            _mend(self._messages[-1 - length_hint(rest)])
+            return None
+
     def timestamp_ms(self, row: int) -> int:
         kind, at = self._messages[row].timestamp()
         return UNSET if kind == TIMESTAMP_NOT_AVAILABLE else at
@@ -117,10 +129,13 @@ def _headers_of(messages: Sequence[Message]) -> list[Headers]:
         try:
             headers.extend(reading)
         except SystemError:
-            unreadable = messages[len(headers)]
-            unreadable.set_headers(UNREADABLE_HEADERS)  # type: ignore[arg-type]
+            _mend(messages[len(headers)])
             headers.append(UNREADABLE_HEADERS)
     return headers
+
+
+def _mend(unreadable: Message) -> None:
+    unreadable.set_headers(UNREADABLE_HEADERS)  # type: ignore[arg-type]
 
 
 class ConfluentClient:

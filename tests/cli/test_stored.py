@@ -10,7 +10,7 @@ import pytest
 
 import effectonce as eo
 from effectonce.cli.stored import Wanted, key_from_hex, key_of
-from effectonce.identity import Identify, Identity
+from effectonce.identity import Identify, Identity, only_header
 from effectonce.identity.record import Headers
 from effectonce.model import Offsets
 from effectonce.testing.owner import AT, OTHER
@@ -41,6 +41,9 @@ class OneRecord:
 
     def headers(self) -> list[Headers]:
         return [[(name, value.encode()) for name, value in self.header.items()]]
+
+    def only_header(self, name: str) -> list[bytes | None] | None:
+        return only_header(self.headers(), name, len(self))
 
 
 @pytest.mark.parametrize("secret", [None, SECRET])

@@ -16,6 +16,7 @@ import numpy as np
 
 import effectonce as eo
 from effectonce.errors import StoreError
+from effectonce.identity import only_header
 from effectonce.model import (
     UNSET,
     Commit,
@@ -137,6 +138,9 @@ class SomeRecords:
 
     def headers(self) -> Sequence[Headers]:
         return [[("event-id", each.encode())] for _, each in self.rows]
+
+    def only_header(self, name: str) -> list[bytes | None] | None:
+        return only_header(self.headers(), name, len(self))
 
     def timestamp_ms(self, row: int) -> int:
         return 1_000_000 + self.rows[row][0]

@@ -18,7 +18,15 @@ from hypothesis import strategies as st
 from xxhash import xxh3_64_intdigest
 
 import effectonce.identity as eo
-from effectonce.identity import Columns, Headers, Identified, Identify, Identity, ProblemKind
+from effectonce.identity import (
+    Columns,
+    Headers,
+    Identified,
+    Identify,
+    Identity,
+    ProblemKind,
+    only_header,
+)
 from effectonce.identity import sources as sources_module
 from effectonce.identity.decode import MAX_BYTES, MAX_DEPTH
 from effectonce.identity.keys import EventId
@@ -58,6 +66,9 @@ class Rows:
 
     def headers(self) -> list[Headers]:
         return [row.headers for row in self.records]
+
+    def only_header(self, name: str) -> list[bytes | None] | None:
+        return only_header(self.headers(), name, len(self))
 
 
 @dataclass

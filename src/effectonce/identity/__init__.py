@@ -13,6 +13,7 @@ from effectonce.identity.record import (
     IdProblem,
     ProblemKind,
     Record,
+    only_header,
 )
 from effectonce.identity.source import Identify, Replacing, Source
 from effectonce.identity.sources import (
@@ -45,6 +46,7 @@ __all__ = [
     "field",
     "header",
     "joined",
+    "only_header",
     "payload_hash",
     "record_key",
 ]

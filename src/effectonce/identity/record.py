@@ -5,7 +5,7 @@ No text here ever shows an ID, or the bytes around it: IDs are credentials.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol, TypeAlias
@@ -38,6 +38,18 @@ class Columns(Protocol):
     def values(self) -> Sequence[bytes | None]: ...
     def keys(self) -> Sequence[bytes | None]: ...
     def headers(self) -> Sequence[Headers]: ...
+    def only_header(self, name: str) -> list[bytes | None] | None:
+        """Its value of each record; None unless each has this header and no other."""
+        ...
+
+
+def only_header(headers: Iterable[Headers], name: str, records: int) -> list[bytes | None] | None:
+    """The value of that header of each record; None unless each has this header and no other."""
+    try:
+        ids = [value for ((found, value),) in headers if found == name]  # type: ignore[misc]
+    except (TypeError, ValueError):
+        return None
+    return ids if len(ids) == records else None
 
 
 class Record:

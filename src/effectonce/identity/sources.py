@@ -57,18 +57,14 @@ class Header(Source):
         return checked_text(values[0], self)
 
     def column(self, columns: Columns) -> list[bytes | None]:
-        headers, wanted = columns.headers(), self.name
-        try:  # the usual record has this header and no other
-            ids = [value for ((name, value),) in headers if name == wanted]  # type: ignore[misc]
-            if len(ids) == len(headers):
-                return ids
-        except (TypeError, ValueError):
-            pass
-        ids = []
-        for several in headers:
+        only = columns.only_header(self.name)
+        if only is not None:
+            return only
+        ids: list[bytes | None] = []
+        for several in columns.headers():
             found = None
             for name, value in several or ():
-                if name == wanted:
+                if name == self.name:
                     found = value if value and found is None else b""  # null or repeated
             ids.append(found)
         return ids

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from effectonce.identity import Identity
+from effectonce.identity import Identity, only_header
 from effectonce.model import UNSET, Offsets
 from effectonce.ports import Headers, Records
 
@@ -90,6 +90,9 @@ class SampleLog:
 
     def headers(self) -> Sequence[Headers]:
         return [sample.header_pairs() for sample in self.samples]
+
+    def only_header(self, name: str) -> list[bytes | None] | None:
+        return only_header(self.headers(), name, len(self))
 
     def timestamp_ms(self, row: int) -> int:
         return BORN_MS + self.first + row

@@ -21,6 +21,7 @@ from typing import Final
 import numpy as np
 
 from effectonce.errors import BrokerError
+from effectonce.identity import only_header
 from effectonce.model import UNSET, Committed, Offsets
 from effectonce.ports import Headers, TopicPartition
 
@@ -72,6 +73,9 @@ class LogRecords:
 
     def headers(self) -> Sequence[Headers]:
         return [e.headers for e in self._entries]
+
+    def only_header(self, name: str) -> list[bytes | None] | None:
+        return only_header(self.headers(), name, len(self))
 
     def timestamp_ms(self, row: int) -> int:
         return self._entries[row].timestamp_ms
