@@ -360,6 +360,7 @@ class Assignment:
             "off: its transaction is dead, the group was left, another member takes over. Its "
             "events stay in Kafka; an effect outside may or may not have happened"
         )
+        task.halted = True
         if task.transaction is not None:
             task.transaction.kill()
         log.error("%s\n%s", self.cut, stacks_of_others())
@@ -427,6 +428,7 @@ class Assignment:
             owned.leaving = True
         busy = self.busy  # read once: the handler's thread may give it back meanwhile
         if busy is not None and busy.owned in going and self.cut is None:
+            busy.halted = True
             await self._drain()
         busy = self.busy
         for owned in going:

@@ -61,13 +61,13 @@ class Work:
 
     __slots__ = (
         "_left",
-        "_marks",
         "_open",
         "effects",
         "endings",
         "failures",
         "identified",
         "in_batch",
+        "marks",
         "maybe_repeated_below",
         "outcomes",
         "progressed",
@@ -94,8 +94,8 @@ class Work:
         self.effects = effects
         self.maybe_repeated_below = maybe_repeated_below
         # two views of the same bytes: storing an enum in an array costs 1.5 us, in bytes 30 ns
-        self._marks = bytearray(size)
-        self.endings = np.frombuffer(self._marks, np.uint8)
+        self.marks = bytearray(size)
+        self.endings = np.frombuffer(self.marks, np.uint8)
         """How each row ended, an `Ending` a byte."""
         self.outcomes: dict[int, object] = {}
         self.failures: dict[int, BaseException] = {}
@@ -123,9 +123,9 @@ class Work:
         if self.has_failed(row):
             return
         if outcome is IGNORED:
-            self._marks[row] = Ending.IGNORED
+            self.marks[row] = Ending.IGNORED
             return
-        self._marks[row] = Ending.DONE
+        self.marks[row] = Ending.DONE
         if outcome is not None:
             self.outcomes[row] = outcome
 
@@ -134,7 +134,7 @@ class Work:
         self._check_open(row)
         self.progressed()
         self.outcomes.pop(row, None)
-        self._marks[row] = Ending.FAILED
+        self.marks[row] = Ending.FAILED
         self.failures[row] = error
 
     def leave(self, row: int) -> None:
@@ -143,7 +143,7 @@ class Work:
         if tx is None or self.effects is None:
             return
         self._left.add(row)
-        if self._marks[row] == Ending.DONE:
+        if self.marks[row] == Ending.DONE:
             self.effects.keep(tx)
         else:
             self.effects.discard(tx)
@@ -159,10 +159,10 @@ class Work:
             raise RuntimeError("this event has ended, and its writes with it")
 
     def is_untouched(self, row: int) -> bool:
-        return self._marks[row] == Ending.UNTOUCHED
+        return self.marks[row] == Ending.UNTOUCHED
 
     def has_failed(self, row: int) -> bool:
-        return self._marks[row] == Ending.FAILED
+        return self.marks[row] == Ending.FAILED
 
     def finish(self, rows: Rows) -> None:
         """A batch handler returned: what it did not mark is done."""

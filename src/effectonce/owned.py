@@ -53,6 +53,8 @@ class Task:
     known: Known
     transaction: Transaction | None
     handler_seconds: float = 0.0
+    halted: bool = False
+    """It ends after the event in the handler: the partition goes, or the consumer stops."""
     failed_together: bool = False
     """A batch handler failed, and which of its events is to blame is not known yet."""
 

@@ -252,7 +252,7 @@ def _all_done(real: Any) -> Any:
 
     def failed(self: Any, row: int, error: BaseException) -> None:
         del error
-        self._marks[row] = 1
+        self.marks[row] = 1
 
     del real
     return failed
@@ -263,7 +263,7 @@ def _ignored(real: Any) -> Any:
 
     def failed(self: Any, row: int, error: BaseException) -> None:
         del error
-        self._marks[row] = 2
+        self.marks[row] = 2
 
     del real
     return failed
