@@ -11,7 +11,6 @@ as long as one lives, be it only in the traceback of an error that somebody keep
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -35,7 +34,7 @@ from effectonce.stores.encoding import (
     outcome_key,
     packed_place,
 )
-from effectonce.stores.index import KeyIndex
+from effectonce.stores.marked import MarkedKeys, new_index
 from effectonce.stores.overlay import Row
 
 CHUNK: Final = 256
@@ -47,32 +46,15 @@ class Image:
     """One partition in memory: complete, exact, and thrown away whole when in doubt."""
 
     row: PositionRow
-    index: KeyIndex
-    first_position: dict[int, int] = field(default_factory=dict)
-    """Of each generation with keys of this run: its first log position in the index."""
+    marked: MarkedKeys = field(default_factory=MarkedKeys)
     first_seqs: dict[int, int] = field(default_factory=dict)
     """Of each generation: its first packed row. A start may move where a generation lies in the
     log (topic recreated), never where its rows begin."""
 
-    def restart_index(self) -> None:
-        """A new run: what earlier ones marked says nothing."""
-        self.index = new_index()
-        self.first_position = {}
-
     def drop_below(self, floor: int) -> None:
         """Forget the generations below `floor`."""
-        self.first_position = {g: at for g, at in self.first_position.items() if g >= floor}
         self.first_seqs = {g: seq for g, seq in self.first_seqs.items() if g >= floor}
-        kept = min(self.first_position.values(), default=_EVERYTHING)
-        self.index.drop_below(kept)
-
-
-_EVERYTHING: Final = 2**62
-
-
-def new_index(capacity: int = 0) -> KeyIndex:
-    """An empty index with a seed that nobody can know."""
-    return KeyIndex(seed=int.from_bytes(os.urandom(16)), capacity=capacity)
+        self.marked.drop_below(floor)
 
 
 def load(db: Rdict) -> Image | None:
@@ -86,7 +68,7 @@ def load(db: Rdict) -> Image | None:
     starts = [decode_generation(*each) for each in all_rows(db, GENERATION)]
     generations = tuple(start for start, _ in starts)
     row = replace(row, position=replace(row.position, generations=generations))
-    image = Image(row, new_index(), first_seqs={start.generation: seq for start, seq in starts})
+    image = Image(row, first_seqs={start.generation: seq for start, seq in starts})
     _fill(image, db)
     return image
 
@@ -195,10 +177,11 @@ def _insert(image: Image, chunk: list[PackedRow], rows_left: int) -> None:
     if not rows:
         return
     keys, fingerprints = join_columns(rows)
-    if not len(image.index):
+    marked = image.marked
+    if not len(marked.index):
         # room for all at once, guessed from the first rows, so that the table need not grow
-        image.index = new_index(capacity=len(keys) * rows_left // len(rows) * 5 // 4)
-    position = image.index.insert(keys, fingerprints)
+        marked.index = new_index(capacity=len(keys) * rows_left // len(rows) * 5 // 4)
+    position = marked.index.insert(keys, fingerprints)
     for packed in rows:
-        image.first_position.setdefault(packed.generation, position)
+        marked.first_position.setdefault(packed.generation, position)
         position += packed.count

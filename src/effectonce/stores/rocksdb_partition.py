@@ -53,9 +53,10 @@ from effectonce.stores.encoding import (
     outcome_key,
     packed_key,
 )
+from effectonce.stores.marked import MarkedKeys
 from effectonce.stores.overlay import Row
 from effectonce.stores.rocksdb_files import Folder, damaged, failure, holds_lock, locked
-from effectonce.stores.rocksdb_image import CHUNK, Image, find, load, new_index, read_rows
+from effectonce.stores.rocksdb_image import CHUNK, Image, find, load, read_rows
 from effectonce.stores.rocksdb_options import Shared, open_database
 
 log: Final = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class PartitionDatabase:
             if error is not None:
                 raise error
             if image is None:
-                image = Image(after, new_index())
+                image = Image(after)
             image.row = after
             self._image, self._ours = image, (epoch, after.incarnation)
             was = before.position
@@ -237,7 +238,7 @@ class PartitionDatabase:
         markers, existing = commit.markers, 0
         unseen = commit.as_of == image.row.next_seq
         if markers is not None and commit.position.run == image.row.position.run and not unseen:
-            seen = image.index.lookup(markers.keys) >= 0
+            seen, _ = image.marked.look_up(markers.keys)
             existing = int(np.count_nonzero(seen))
             if existing and commit.on_existing is OnExisting.REFUSE:
                 return Conflict(tuple(seen.nonzero()[0].tolist()))
@@ -253,11 +254,9 @@ class PartitionDatabase:
 
 
 def _known(image: Image, keys: Keys, run: int) -> Known:
-    found = image.index.lookup(keys)
-    seen = found >= 0 if run == image.row.position.run else np.zeros(len(keys), np.bool_)
-    fingerprints = np.zeros(len(keys), np.uint32)
-    if seen.any():
-        fingerprints[seen] = image.index.fingerprints(found[seen])
+    # what another run marked says nothing
+    marked = image.marked if run == image.row.position.run else MarkedKeys()
+    seen, fingerprints = marked.look_up(keys)
     # each packed row has a number of its own, so an equal count means that none was added
     return Known(seen, fingerprints, as_of=image.row.next_seq)
 
@@ -295,12 +294,11 @@ def _follow(image: Image, new: Position, markers: Markers | None, next_seq: int)
     """Memory does what the disk has done."""
     old = image.row
     if new.run != old.position.run:
-        image.restart_index()
+        image.marked = MarkedKeys()
     for start in new.generations:
         image.first_seqs.setdefault(start.generation, old.next_seq)
     if markers is not None and len(markers):
-        position = image.index.insert(markers.keys, markers.fingerprints)
-        image.first_position.setdefault(generation_of(new), position)
+        image.marked.insert(generation_of(new), markers.keys, markers.fingerprints)
     if new.floor > old.position.floor:
         image.drop_below(new.floor)
     image.row = PositionRow(new, old.incarnation, next_seq)
