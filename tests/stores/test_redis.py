@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from redis import Redis
 
+from effectonce.cli.schema import schema
 from effectonce.errors import StoreUnavailable
 from effectonce.ports import Store
 from effectonce.stores import open_store
@@ -38,6 +39,25 @@ class TestRedis(_OnValkey):
 class TestRedisByPartition(_OnValkey):
     def make_store(self, folder: Path) -> Store:
         return RedisStore(self.url, layout="partition")
+
+
+class TestRedisWithALocalIndex(_OnValkey):
+    """As a user with the rights that are named for it, and no other."""
+
+    @pytest.fixture(autouse=True)
+    def user(self, server: None, valkey_server: ValkeyServer) -> Iterator[None]:
+        with Redis.from_url(valkey_server.url) as admin:
+            _, name, *rules = schema("redis://keeper:pw@host?layout=partition&index=local").split()
+            order(admin, "ACL SETUSER", name, *rules)
+            self.client = Redis.from_url(
+                valkey_server.url, username="keeper", password="pw", socket_timeout=5
+            )
+            yield
+            self.client.close()
+            order(admin, "ACL DELUSER", name)
+
+    def make_store(self, folder: Path) -> Store:
+        return RedisStore(self.client, layout="partition", index="local")
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from urllib.parse import unquote, urlsplit
 from effectonce.errors import ConfigError
 from effectonce.stores import open_store
 from effectonce.stores.redis import RedisStore
-from effectonce.stores.redis_checks import RIGHTS
 
 USER = "effectonce"
 
@@ -29,4 +28,4 @@ def schema(store: str) -> str:
     password = (
         f"#{sha256(unquote(url.password).encode()).hexdigest()}" if url.password else "nopass"
     )
-    return " ".join(("user", name, "reset", "on", password, *RIGHTS, *opened.wait.rights))
+    return " ".join(("user", name, "reset", "on", password, *opened.rights))

@@ -10,6 +10,7 @@
 | `...?replicas=1`          | how many replicas must have a commit before it is answered         |
 | `...?wait_aof=true`       | durability=host by WAITAOF, on those replicas too                  |
 | `...?layout=partition`    | a slot a partition, in place of one for the scope                  |
+| `...?index=local`         | with it: look-ups are answered from memory, by the owner           |
 | `...?cluster=true`        | the host is a node of a Cluster                                    |
 | `memory:`                 | a new store in this process, for tests                             |
 
@@ -32,7 +33,7 @@ __all__ = ["open_async_store", "open_store"]
 
 Options: TypeAlias = dict[str, str]
 
-_OF_REDIS: Final = {"cluster", "durability", "layout", "replicas", "timeout", "wait_aof"}
+_OF_REDIS: Final = {"cluster", "durability", "index", "layout", "replicas", "timeout", "wait_aof"}
 _OF_CLIENT: Final = {"db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
 _BOOLEANS: Final = {"true": True, "false": False}
 
@@ -65,6 +66,8 @@ def open_async_store(store: str | Store | AsyncStore) -> AsyncStore:
     given = _redis_arguments(url, options)
     if given["replicas"] or given["wait_aof"]:
         raise ConfigError(["store: replicas and wait_aof are options of the sync store"])
+    if given["index"] != "server":
+        raise ConfigError(["store: index is an option of the sync store"])
     from effectonce.stores.redis_aio import AsyncRedisStore
 
     return AsyncRedisStore(
@@ -138,6 +141,7 @@ def _redis(url: SplitResult, options: Options) -> Store:
 class _RedisArguments(TypedDict):
     url_or_client: str
     layout: str
+    index: str
     durability: str
     replicas: int
     wait_aof: bool
@@ -165,6 +169,7 @@ def _redis_arguments(url: SplitResult, options: Options) -> _RedisArguments:
     return _RedisArguments(
         url_or_client=f"{url.scheme}://{url.netloc}{url.path}{'?' if query else ''}{query}",
         layout=options.get("layout", "scope"),
+        index=options.get("index", "server"),
         durability=options.get("durability", "process"),
         replicas=int(replicas),
         wait_aof=_BOOLEANS[wait_aof],

@@ -2,7 +2,8 @@
 
 layout="scope": all of a scope in one slot, so an event ID is caught in whatever partition it comes.
 layout="partition": a slot a partition, which spreads a scope over a Cluster; an event ID is then
-caught in its own partition only, and producers must be keyed by it.
+caught in its own partition only, and producers must be keyed by it. With index="local" its owner
+answers look-ups from memory (redis_index.py).
 
 One script call a commit, and one a look-up (redis_scripts.py); redis_rows.py has the keys.
 """
@@ -38,20 +39,20 @@ from effectonce.stores.commits import are_facts
 from effectonce.stores.encoding import decode_outcome, outcome_key
 from effectonce.stores.overlay import Row as UserRow
 from effectonce.stores.redis_ahead import Ahead, Answer
-from effectonce.stores.redis_checks import ask, problems_of, try_scripts
+from effectonce.stores.redis_checks import RIGHTS, ask, explained, problems_of, try_scripts
 from effectonce.stores.redis_commit import (
     MARK_BYTES,
     Call,
-    commands_in,
     commit_call,
     found_in,
     known,
     lookup_call,
-    not_ours,
     packed_lookups,
     result,
 )
-from effectonce.stores.redis_link import Arguments, Client, Link, is_forbidden, link_to, own_link
+from effectonce.stores.redis_index import RIGHTS as LOCAL_RIGHTS
+from effectonce.stores.redis_index import Image, LocalIndex, problem_of
+from effectonce.stores.redis_link import Arguments, Client, Link, link_to, own_link
 from effectonce.stores.redis_rows import (
     Ownership,
     Space,
@@ -61,13 +62,14 @@ from effectonce.stores.redis_rows import (
     quoted,
     topic_name,
 )
-from effectonce.stores.redis_scripts import COMMIT, LOOKUP, OPEN, READ, Script
+from effectonce.stores.redis_scripts import COMMIT, LOOKUP, OPEN, Script
 from effectonce.stores.redis_shared import (
     ATTEMPTS,
     CHECK_SECONDS,
     ID_KEY,
     PROBED,
     Evictions,
+    Index,
     Layout,
     Rows,
     checked_id,
@@ -102,6 +104,9 @@ class Sent:
     commit: Commit
     space: Space
     answer: Answer
+    mark: bytes
+    image: Image | None
+    """Taken for it, where there is a local index."""
     result: CommitResult | None = None
     late: bool = False
     """It came again, alone: what had left behind it may have run before."""
@@ -110,11 +115,11 @@ class Sent:
 class RedisStore:
     """Positions, markers and rows in Redis; a URL, or a client of redis-py's that stays yours.
 
-    layout: "scope" or "partition". durability: what a commit must survive: "host" (appendfsync
-    always, or wait_aof), "process" (an append-only file; a crash of the server itself may lose
-    seconds, which Kafka's witness finds) or "none". replicas: how many must have a commit before it
-    is answered. wait_aof: wait until it is synced, there and on those replicas. timeout_seconds: of
-    one call, for a URL. cluster: the URL leads to a node of a Cluster.
+    layout: "scope" or "partition". index: "server" or "local". durability: what a commit must
+    survive: "host" (appendfsync always, or wait_aof), "process" (an append-only file; a crash of
+    the server itself may lose seconds, which Kafka's witness finds) or "none". replicas: how many
+    must have a commit before it is answered. wait_aof: wait until it is synced, there and on those
+    replicas. timeout_seconds: of one call, for a URL. cluster: the URL is of a node of a Cluster.
 
     Raises ConfigError. Nothing is asked before `prepare`.
     """
@@ -124,13 +129,16 @@ class RedisStore:
         url_or_client: str | Client,
         *,
         layout: Layout | str = Layout.SCOPE,
+        index: Index | str = Index.SERVER,
         durability: Durability | str = Durability.PROCESS,
         replicas: int = 0,
         wait_aof: bool = False,
         timeout_seconds: float = 5.0,
         cluster: bool = False,
     ) -> None:
-        self._settings = settings_of(layout, durability, timeout_seconds, Wait(replicas, wait_aof))
+        self._settings = settings_of(
+            layout, durability, timeout_seconds, Wait(replicas, wait_aof), index
+        )
         self._link = (
             own_link(url_or_client, cluster=cluster, timeout_seconds=timeout_seconds)
             if isinstance(url_or_client, str)
@@ -145,10 +153,17 @@ class RedisStore:
         self._generations: dict[str, bytes] = {}
         self._evictions = Evictions()
         self._checked = 0.0
+        self._local = LocalIndex(self._link, self._ask, self._generations)
 
     @property
     def traits(self) -> Traits:
         return self._settings.traits
+
+    @property
+    def rights(self) -> tuple[str, ...]:
+        """All that its user needs, as `ACL SETUSER` wants it."""
+        of_index = LOCAL_RIGHTS if self._settings.is_local else ()
+        return (*RIGHTS, *self.wait.rights, *of_index)
 
     @property
     def wait(self) -> Wait:
@@ -159,8 +174,9 @@ class RedisStore:
         if self._id is None:
             problems = self._check()
             try:
-                problem = try_scripts(self._link, PROBED)
-                problems += [problem] if problem else []
+                tried = [try_scripts(self._link, PROBED)]
+                tried += [problem_of(self._link, PROBED)] if self._settings.is_local else []
+                problems += [problem for problem in tried if problem]
             except StoreUnavailable:
                 if not problems:  # else it is what they say
                     raise
@@ -178,6 +194,7 @@ class RedisStore:
         identity, space, name = self.prepare(), self._space(at), partition_name(at)
         if self._settings.layout is Layout.PARTITION:
             self._index(at.scope, name)
+        self._local.forget(at)
         found: bytes = self._link.read("HGET", space.positions, name) or b""
         for _ in range(ATTEMPTS):
             attempt = opening(at, found, identity, topic_id, above)
@@ -203,7 +220,7 @@ class RedisStore:
         return [error or self._lookup(query) for query in queries]
 
     def commit(self, commits: Sequence[Commit]) -> list[CommitResult]:
-        results = [self._commit(commit) for commit in commits]
+        results = [self._commit(commit, self._local.take(commit.at)) for commit in commits]
         return self._held(commits, results) if self.wait else results
 
     def send(self, commit: Commit) -> Callable[[], CommitResult]:
@@ -215,8 +232,9 @@ class RedisStore:
         space = self._space(commit.at)
         ours = owned_in(commit, self._owned)
         generations = self._generations.get(space.tag, b"")
-        call = commit_call(space, commit, generations, ours, os.urandom(MARK_BYTES))
-        sent = Sent(commit, space, self._ahead.send(client, COMMIT, call))
+        mark, image = os.urandom(MARK_BYTES), self._local.take(commit.at)
+        call = commit_call(space, commit, generations, ours, mark)
+        sent = Sent(commit, space, self._ahead.send(client, COMMIT, call), mark, image)
         self._sent.add(sent)
         self._follow(commit, ours, commit.position.commit_id)
         return partial(self._answer_to, sent)
@@ -242,9 +260,11 @@ class RedisStore:
     def release(self, at: Partition) -> None:
         """Our epoch is forgotten, so that whatever comes late from here is refused."""
         self._owned.pop(at, None)
+        self._local.forget(at)
 
     def close(self) -> None:
         self._owned.clear()
+        self._local.clear()
         self._ahead.close()
         self._link.close()
 
@@ -252,17 +272,28 @@ class RedisStore:
 
     def _lookup(self, query: Query) -> Known | StoreError:
         sent = list(self._sent)
-        if sent and (found := self._lookup_behind(sent, query)):
-            return found
-        space = self._space(query.at)
-        fence = self._fence(query.at)
         try:
-            answer = self._run(
-                LOOKUP, space, lambda generations: lookup_call(space, query, generations, fence)
-            )
-            return known(query, answer)
+            if self._settings.is_local:
+                for each in sent:
+                    if each.commit.at == query.at:
+                        self._answer_to(each)
+                return self._local.look_up(query, self._space(query.at), self._owned.get(query.at))
+            if sent and (found := self._lookup_behind(sent, query)):
+                return found
+            return self._ask(query)
         except StoreError as error:
             return error
+
+    def _ask(self, query: Query) -> Known:
+        """What the server says. Raises StoreError."""
+        space, fence = self._space(query.at), self._fence(query.at)
+        answer = self._run(
+            LOOKUP, space, lambda generations: lookup_call(space, query, generations, fence)
+        )
+        found = known(query, answer)
+        if isinstance(found, StoreError):
+            raise found
+        return found
 
     def _fence(self, at: Partition) -> bytes:
         owned = self._owned.get(at)
@@ -302,13 +333,15 @@ class RedisStore:
         commit, found = sent.commit, self._ahead.read(sent.answer)
         if found is None or found[0] == b"generations":
             sent.late = True
-            return self._commit(commit)
+            return self._commit(commit, sent.image)
         answered = self._result_of(commit, sent.space, found)
+        ours = owned_in(commit, self._owned)
+        self._local.follow(sent.image, commit, ours, sent.mark, found)
         if not isinstance(answered, Applied | Already):
-            self._follow(commit, owned_in(commit, self._owned), commit.follows)
+            self._follow(commit, ours, commit.follows)
         return answered
 
-    def _commit(self, commit: Commit) -> CommitResult:
+    def _commit(self, commit: Commit, image: Image | None) -> CommitResult:
         space = self._space(commit.at)
         ours = owned_in(commit, self._owned)
         mark = os.urandom(MARK_BYTES)
@@ -320,36 +353,12 @@ class RedisStore:
             )
         except StoreError as error:
             self._follow(commit, ours, None)
-            return Unknown(self._explained(commit, space, error))
+            return Unknown(explained(self._link, commit, space, error))
         found = self._result_of(commit, space, answer)
+        self._local.follow(image, commit, ours, mark, answer)
         if isinstance(found, Applied | Already):
             self._follow(commit, ours, commit.position.commit_id)
         return found
-
-    def _explained(self, commit: Commit, space: Space, error: StoreError) -> StoreError:
-        """The error; another where the user has a right to our keys, and not to the handler's.
-
-        The server refuses such a call whole, and does not say for which key.
-        """
-        commands = commands_in(commit) if is_forbidden(error) else []
-        try:
-            if commands and self._may_use(space.scope, space.positions, space.rows(commit.at)):
-                for command in commands:
-                    if not self._may_use(command[0]):
-                        return not_ours(commit, command)
-        except StoreError:
-            pass  # the commit comes again, and meets what is wrong then
-        return error
-
-    def _may_use(self, *keys: str | bytes) -> bool:
-        """Whether our scripts may name these keys. Raises StoreError."""
-        try:
-            self._link.run(READ, keys, ["EXISTS"])
-        except StoreError as error:
-            if is_forbidden(error):
-                return False
-            raise
-        return True
 
     def _result_of(self, commit: Commit, space: Space, answer: Sequence[Any]) -> CommitResult:
         if answer[0] == b"applied":

@@ -28,10 +28,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeAlias
 
 from effectonce.errors import ConfigError, StoreError, StoreUnavailable
+from effectonce.model import Commit
 from effectonce.ports import Durability
+from effectonce.stores.redis_commit import commands_in, not_ours
 from effectonce.stores.redis_link import Link, is_forbidden
 from effectonce.stores.redis_rows import Space
-from effectonce.stores.redis_scripts import PROBE
+from effectonce.stores.redis_scripts import PROBE, READ
 from effectonce.stores.redis_wait import Wait
 
 Infos: TypeAlias = Mapping[str, Mapping[str, Any]]
@@ -213,6 +215,33 @@ def probe_problem(error: StoreError) -> str:
     if isinstance(error, StoreUnavailable) and not is_forbidden(error):
         raise error
     return f"store: {error}"
+
+
+def explained(link: Link, commit: Commit, space: Space, error: StoreError) -> StoreError:
+    """The error; another where the user has a right to our keys, and not to the handler's.
+
+    The server refuses such a call whole, and does not say for which key.
+    """
+    commands = commands_in(commit) if is_forbidden(error) else []
+    try:
+        if commands and _may_use(link, space.scope, space.positions, space.rows(commit.at)):
+            for command in commands:
+                if not _may_use(link, command[0]):
+                    return not_ours(commit, command)
+    except StoreError:
+        pass  # the commit comes again, and meets what is wrong then
+    return error
+
+
+def _may_use(link: Link, *keys: str | bytes) -> bool:
+    """Whether our scripts may name these keys. Raises StoreError."""
+    try:
+        link.run(READ, keys, ["EXISTS"])
+    except StoreError as error:
+        if is_forbidden(error):
+            return False
+        raise
+    return True
 
 
 def version_of(text: str) -> tuple[int, int]:

@@ -188,7 +188,7 @@ def result(commit: Commit, answer: Sequence[Any]) -> CommitResult:
     match answer:
         case [b"applied", int(existing), *_]:
             return Applied(existing)
-        case [b"already"]:
+        case [b"already", *_]:
             return Already()
         case [b"stale"]:
             return Stale()

@@ -238,7 +238,7 @@ if not before then return {'stale'} end
 if #before < 44 then return {'damaged', KEYS[2]} end
 if commit_id ~= string.rep('\\0', 16) and sub(before, 17, 32) == commit_id
     and (fence == '' or sub(before, 33, 40) == sub(fence, 1, 8)) then
-  return {'already'}
+  return {'already', redis.call('HGET', KEYS[1], 'mark') or ''}
 end
 local stale = fence == '' or sub(before, 1, 32) ~= fence .. follows
 -- effects outside happened, whoever owns the partition by now: their markers are kept
@@ -254,8 +254,10 @@ local function found(number)
   existing = existing + 1
   conflicts[existing] = number
 end
-if #packed > 0 and (stale or as_of ~= (redis.call('HGET', KEYS[1], 'mark') or '')) then
-  local keys, count = split(packed, KEY + MARKER, KEY)
+local was = redis.call('HGET', KEYS[1], 'mark') or ''
+if #packed > 0 then
+  local keys, count = {}, 0  -- without keys it is still seen that no generation is gone
+  if stale or as_of ~= was then keys, count = split(packed, KEY + MARKER, KEY) end
   for i, generation in ipairs(split(believed, 8, 8)) do
     if sub(generation, 1, 4) == run then
       local wrong = search(KEYS[2 + 2 * i], keys, count, found)
@@ -344,6 +346,6 @@ for _, delete in ipairs(deletes) do redis.call('HDEL', KEYS[3], delete[1]) end
 for _, call in ipairs(commands) do redis.call(unpack(call)) end
 if #dropped > 0 then redis.call('UNLINK', unpack(dropped)) end
 if generations ~= current then redis.call('HSET', KEYS[1], 'generations', generations) end
-return {'applied', existing, generations}
+return {'applied', existing, generations, was}
 """
 )

@@ -53,6 +53,14 @@ class Layout(Enum):
     PARTITION = "partition"
 
 
+class Index(Enum):
+    """Where a look-up is answered."""
+
+    SERVER = "server"
+    LOCAL = "local"
+    """From memory, by the partition's owner (redis_index.py)."""
+
+
 # -- options ---------------------------------------------------------------------------------------
 
 
@@ -63,6 +71,11 @@ class Settings:
     layout: Layout
     durability: Durability
     wait: Wait = NOTHING
+    index: Index = Index.SERVER
+
+    @property
+    def is_local(self) -> bool:
+        return self.index is Index.LOCAL
 
     @property
     def traits(self) -> Traits:
@@ -89,6 +102,7 @@ def settings_of(
     durability: Durability | str,
     timeout_seconds: float,
     wait: Wait = NOTHING,
+    index: Index | str = Index.SERVER,
 ) -> Settings:
     """Raises ConfigError, with all that is wrong."""
     problems: list[str] = []
@@ -96,7 +110,13 @@ def settings_of(
         _option(Layout, "layout", layout, problems),
         _option(Durability, "durability", durability, problems),
         wait,
+        _option(Index, "index", index, problems),
     )
+    if settings.index is Index.LOCAL and settings.layout is Layout.SCOPE:
+        problems.append(
+            "store: index='local' needs layout='partition': partitions that share their markers "
+            "mark behind each other's back"
+        )
     problems += wait.problems(settings.durability)
     if not 0 < timeout_seconds <= 60:
         problems.append(f"store: timeout_seconds={timeout_seconds!r}: above 0, up to 60")

@@ -1,0 +1,258 @@
+"""index="local": the markers of our partitions in memory too, so that a look-up asks nobody.
+
+An image stands for one moment of the server: the partition's row (`fence`: incarnation, epoch and
+commit id) and the scope's `mark`, which every commit of markers changes. What leads on from there
+is our own commits; what cannot be followed so throws the image away, and it is loaded again:
+
+| what happened                                | known by                    | then                |
+| -------------------------------------------- | --------------------------- | ------------------- |
+| our commit was applied, on top of this       | its answer: the mark before | its keys join       |
+| a former owner noted facts (effects outside) | that mark, or a check       | loaded again        |
+| Conflict, Stale, no answer                   | its answer                  | loaded again        |
+| opened again, another run                    | the fence, the run          | loaded again        |
+| a commit has no answer yet                   | there is no commit id       | the server is asked |
+| another owner, or the server went back       | a check, the next commit    | NotOpen, Stale      |
+| a generation is gone                         | a check, the next commit    | StoreCorrupt        |
+
+It is loaded behind the fence, so that no former owner commits in-store effects meanwhile, in slices
+of which each stands in one transaction with the proof that nothing was marked since the first.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+from redis.exceptions import NoScriptError
+
+from effectonce.errors import StoreCorrupt, StoreError
+from effectonce.model import Commit, Fingerprints, Keys, Known, Partition, Query
+from effectonce.stores.commits import generation_of, select
+from effectonce.stores.marked import MarkedKeys
+from effectonce.stores.redis_commit import KEY_BYTES, lookup_call
+from effectonce.stores.redis_link import Arguments, Link, is_forbidden, translated
+from effectonce.stores.redis_rows import MARKER_BYTES, Ownership, Space, decode_pairs
+from effectonce.stores.redis_scripts import LOOKUP
+
+Ask: TypeAlias = Callable[[Query], Known]
+"""The server's own answer to a look-up. Raises StoreError."""
+
+RIGHTS: Final = ("+hscan",)
+
+SLICE: Final = 10_000
+"""Markers that are asked for at once: """
+
+CHECK_SECONDS: Final = 0.1
+"""How long without an answer of the server's the image is trusted. A check is a look-up without
+keys: """
+
+LOADS: Final = 3
+"""Attempts at an image while others mark; after that the server is asked, and it begins anew."""
+
+
+@dataclass(slots=True)
+class Image:
+    """One partition's markers of one run, as the server had them at one moment."""
+
+    run: int
+    fence: bytes
+    mark: int
+    checked: float
+    """When the server last said so."""
+    marked: MarkedKeys = field(default_factory=MarkedKeys)
+    in_order: bool = True
+    """No generation was added to after a younger one: else it could not be dropped by itself."""
+
+    def look_up(self, keys: Keys) -> Known:
+        return Known(*self.marked.look_up(keys), as_of=self.mark)
+
+
+class LocalIndex:
+    """The images of all partitions of a store.
+
+    An image is taken out while a commit is under way, and put back once it stands for the moment
+    behind it: whatever comes between, an interrupt too, leaves none.
+    """
+
+    def __init__(self, link: Link, ask: Ask, generations: Mapping[str, bytes]) -> None:
+        """`generations`: of each TAG, as `ask` last met them."""
+        self._link = link
+        self._ask = ask
+        self._generations = generations
+        self._images: dict[Partition, Image] = {}
+
+    def look_up(self, query: Query, space: Space, ours: Ownership | None) -> Known:
+        """Raises StoreError."""
+        if ours is None or ours.commit_id is None:
+            return self._ask(query)
+        image = self._images.get(query.at)
+        if image is None or not self._is_current(image, query, ours.whole_fence):
+            image = self._loaded(query, space, ours.whole_fence)
+        return image.look_up(query.keys) if image is not None else self._ask(query)
+
+    def take(self, at: Partition) -> Image | None:
+        """The image, which is the caller's from now on."""
+        return self._images.pop(at, None)
+
+    def follow(
+        self, image: Image | None, commit: Commit, ours: Ownership | None, mark: bytes, answer: Any
+    ) -> None:
+        """Put the image back that was taken for `commit`, if the answer leads on from it.
+
+        `mark`: the commit's own.
+        """
+        if image is not None and ours is not None and _leads_on(image, commit, ours, mark, answer):
+            self._images[commit.at] = image
+
+    def forget(self, at: Partition) -> None:
+        self._images.pop(at, None)
+
+    def clear(self) -> None:
+        self._images.clear()
+
+    def _is_current(self, image: Image, query: Query, fence: bytes) -> bool:
+        """Raises StoreError."""
+        if image.fence != fence or image.run != query.run:
+            return False
+        now = time.monotonic()
+        if now - image.checked >= CHECK_SECONDS:
+            if self._ask(_without_keys(query)).as_of != image.mark:
+                return False
+            image.checked = now
+        return True
+
+    def _loaded(self, query: Query, space: Space, fence: bytes) -> Image | None:
+        """A new image; None where others mark too fast. Raises StoreError."""
+        self._images.pop(query.at, None)
+        for _ in range(LOADS):
+            image = self._load(query, space, fence)
+            if image is not None:
+                self._images[query.at] = image
+                return image
+        return None
+
+    def _load(self, query: Query, space: Space, fence: bytes) -> Image | None:
+        now = time.monotonic()
+        found = self._ask(_without_keys(query))
+        assert found.as_of is not None
+        image = Image(query.run, fence, found.as_of, now)
+        generations = self._generations.get(space.tag, b"")
+        call = lookup_call(space, _without_keys(query), generations, fence)
+        proof = ["EVALSHA", LOOKUP.sha, str(len(call.keys)), *call.keys, *call.args]
+        for run, generation in sorted(decode_pairs(generations, space.scope)):
+            if run != query.run:
+                continue
+            for part in self._slices(space, space.markers((run, generation)), proof, image.mark):
+                if part is None:
+                    return None
+                _insert_absent(image.marked, generation, *part)
+        return image
+
+    def _slices(
+        self, space: Space, name: str, proof: Arguments, mark: int
+    ) -> Iterator[tuple[Keys, Fingerprints] | None]:
+        """The markers of a generation, some of them twice; None where something changed."""
+        cursor = -1
+        while cursor:
+            scan: Arguments = ["HSCAN", name, str(max(cursor, 0)), "COUNT", str(SLICE)]
+            head, found = self._link.together(space.scope, [proof, scan], transaction=True)
+            if isinstance(head, NoScriptError):
+                yield None
+                return
+            for answer in (head, found):
+                if isinstance(answer, Exception):
+                    raise translated(answer) from answer
+            if head[0] != b"known" or int.from_bytes(head[3], "big") != mark:
+                yield None
+                return
+            cursor, values = found
+            yield _columns(values, name)
+
+
+def problem_of(link: Link, space: Space) -> str | None:
+    """What keeps this user from loading, or None. Raises StoreUnavailable."""
+    try:
+        link.call("HSCAN", space.scope, "0")
+    except StoreError as error:
+        if not is_forbidden(error):
+            raise
+        return f"store: {error}"
+    return None
+
+
+def _leads_on(image: Image, commit: Commit, ours: Ownership, mark: bytes, answer: Any) -> bool:
+    """Whether `image` stands, as it is left now, for the moment behind the commit."""
+    new = commit.position
+    match answer:
+        case [b"already", bytes(now)]:  # sent to see that all is well
+            return image.fence == ours.fence + new.commit_id and image.mark == _number(now)
+        case [b"applied", int(existing), bytes(generations), bytes(before)]:
+            was = (ours.fence + commit.follows, _number(before), new.run)
+            if (image.fence, image.mark, image.run) != was:
+                return False
+            if not _join(image, commit, existing, mark):
+                return False
+            image.fence = ours.fence + new.commit_id
+            return _drop(image, {g for run, g in decode_pairs(generations, "") if run == new.run})
+        case _:
+            return False
+
+
+def _join(image: Image, commit: Commit, existing: int, mark: bytes) -> bool:
+    """Add what the commit has marked; false where the server had more than the image."""
+    markers = commit.markers
+    if markers is None or not len(markers):
+        return True
+    image.checked = time.monotonic()  # all that a check asks for, a commit of markers has met
+    if existing:
+        seen, _ = image.marked.look_up(markers.keys)
+        if np.count_nonzero(seen) != existing:
+            return False
+        markers = select(markers, ~seen)
+    if len(markers):
+        generation = generation_of(commit.position)
+        image.in_order &= generation >= max(image.marked.first_position, default=0)
+        image.marked.insert(generation, markers.keys, markers.fingerprints)
+        image.mark = _number(mark)
+    return True
+
+
+def _drop(image: Image, kept: set[int]) -> bool:
+    """Forget the generations that the commit has dropped; false where they cannot be told apart."""
+    if kept.issuperset(image.marked.first_position):
+        return True
+    image.marked.drop_below(min(kept, default=2**32))
+    return image.in_order
+
+
+def _insert_absent(
+    marked: MarkedKeys, generation: int, keys: Keys, fingerprints: Fingerprints
+) -> None:
+    """HSCAN may bring a field twice, as a hash that grows moves to another table."""
+    _, first = np.unique(keys.view("V16")[:, 0], return_index=True)
+    first.sort()
+    seen, _ = marked.look_up(keys[first])
+    fresh = first[~seen]
+    if len(fresh):
+        marked.insert(generation, keys[fresh], fingerprints[fresh])
+
+
+def _columns(values: Mapping[bytes, bytes], name: str) -> tuple[Keys, Fingerprints]:
+    """Raises StoreCorrupt."""
+    if not ({*map(len, values)} <= {KEY_BYTES} and {*map(len, values.values())} <= {MARKER_BYTES}):
+        raise StoreCorrupt(f"the key {name} holds what effectonce never wrote")
+    keys = np.frombuffer(b"".join(values), np.uint64).reshape(-1, 2)
+    rows = np.frombuffer(b"".join(values.values()), np.uint8).reshape(-1, MARKER_BYTES)
+    fingerprints = np.ascontiguousarray(rows[:, :4]).view(">u4")[:, 0].astype(np.uint32)
+    return keys, fingerprints
+
+
+def _without_keys(query: Query) -> Query:
+    return replace(query, keys=query.keys[:0])
+
+
+def _number(mark: bytes) -> int:
+    return int.from_bytes(mark, "big")
