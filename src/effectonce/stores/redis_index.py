@@ -42,12 +42,13 @@ Ask: TypeAlias = Callable[[Query], Known]
 
 RIGHTS: Final = ("+hscan",)
 
-SLICE: Final = 10_000
-"""Markers that are asked for at once: """
+SLICE: Final = 1_000
+"""Markers that are asked for at once: they hold the server for 0.25 ms, 10,000 of them for 4 ms,
+and 1e6 are loaded in 1.1 to 1.2 s either way (Valkey 9.1 on the same machine)."""
 
 CHECK_SECONDS: Final = 0.1
-"""How long without an answer of the server's the image is trusted. A check is a look-up without
-keys: """
+"""How long an image is trusted that the server has not confirmed. A check is a look-up without keys
+and takes 0.2 ms where one of 500 keys takes 0.05 ms from memory and 0.5 ms by the server."""
 
 LOADS: Final = 3
 """Attempts at an image while others mark; after that the server is asked, and it begins anew."""

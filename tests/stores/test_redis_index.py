@@ -1,0 +1,572 @@
+"""A local index in front of Redis: whatever happens behind its back, no look-up calls new what we,
+or anybody before us, have marked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from redis import Redis
+
+from effectonce.errors import ConfigError, NotOpen, StoreCorrupt, StoreError, StoreUnavailable
+from effectonce.model import (
+    Already,
+    Applied,
+    Conflict,
+    Known,
+    OnExisting,
+    Query,
+    Stale,
+    Unknown,
+)
+from effectonce.stores import open_async_store, open_store, redis_index
+from effectonce.stores.redis import RedisStore
+from effectonce.stores.redis_index import Image
+from effectonce.stores.redis_scripts import COMMIT, Script
+from effectonce.testing.owner import (
+    AT,
+    OTHER,
+    Owner,
+    fingerprint_of,
+    key_bytes,
+    keys_of,
+    next_generation,
+)
+from effectonce.testing.servers import ValkeyServer
+from tests.stores.redis_kit import order
+from tests.stores.test_redis_ahead import _locks, looked_up, sent, sent_and_answered
+from tests.unit.test_interrupts import Tracer, traced
+
+REFUSE = OnExisting.REFUSE
+TAG = "effectonce:{payments:billing:orders:0}"
+MARKERS = f"{TAG}:markers:0:1"
+
+
+@pytest.fixture
+def server() -> Iterator[ValkeyServer]:
+    with ValkeyServer.start() as server:
+        yield server
+
+
+@pytest.fixture
+def admin(server: ValkeyServer) -> Iterator[Redis]:
+    with Redis.from_url(server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def make(server: ValkeyServer) -> Iterator[Callable[[], RedisStore]]:
+    made: list[RedisStore] = []
+
+    def make() -> RedisStore:
+        made.append(RedisStore(server.url, layout="partition", index="local", timeout_seconds=0.5))
+        return made[-1]
+
+    yield make
+    for store in made:
+        store.close()
+
+
+@pytest.fixture
+def store(make: Callable[[], RedisStore]) -> RedisStore:
+    return make()
+
+
+@pytest.fixture
+def owner(store: RedisStore) -> Owner:
+    owner = Owner.open(store)
+    assert owner.commit([0]) == Applied()
+    assert owner.seen(0) == [True]
+    return owner
+
+
+@pytest.fixture
+def never_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_index, "CHECK_SECONDS", math.inf)
+
+
+@pytest.fixture
+def always_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redis_index, "CHECK_SECONDS", 0.0)
+
+
+def image(owner: Owner) -> Image | None:
+    assert isinstance(owner.store, RedisStore)
+    return owner.store._local._images.get(owner.at)
+
+
+def calls(admin: Redis, command: str = "evalsha") -> int:
+    stats: dict[str, Any] = admin.info("commandstats")
+    return int(stats.get(f"cmdstat_{command}", {}).get("calls", 0))
+
+
+def heir_and_zombie(owner: Owner, make: Callable[[], RedisStore]) -> tuple[Owner, Owner]:
+    """Somebody else's, which has looked up; and the owner before it, which does not know."""
+    heir = Owner.open(make())
+    assert heir.commit([100]) == Applied()
+    assert heir.seen(0, 100) == [True, True]
+    return heir, owner
+
+
+# -- what it is for --------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("never_checked")
+def test_a_look_up_between_commits_costs_the_server_nothing(admin: Redis, owner: Owner) -> None:
+    before = calls(admin)
+    for number in range(1, 50):
+        assert owner.seen(number - 1, number) == [True, False]
+        assert owner.commit([number]) == Applied()
+        assert owner.known(number).fingerprints.tolist() == [fingerprint_of(number)]
+    assert calls(admin) - before == 49
+
+
+@pytest.mark.usefixtures("never_checked")
+def test_a_look_up_behind_a_commit_costs_the_server_nothing(admin: Redis, owner: Owner) -> None:
+    before = calls(admin)
+    for number in range(1, 50):
+        _, receipt = sent(owner, number)
+        assert looked_up(owner, number - 1, number, number + 1) == [True, True, False]
+        assert receipt() == Applied()
+    assert calls(admin) - before == 49
+
+
+@pytest.mark.usefixtures("never_checked")
+def test_a_commit_of_looked_up_keys_does_not_search_or_the_half_of_it_was_for_nothing(
+    admin: Redis, owner: Owner
+) -> None:
+    before = calls(admin, "hmget")
+    for number in range(1, 20):
+        commit = owner.prepared([number], on_existing=REFUSE)
+        assert owner.send(replace(commit, as_of=owner.known(number).as_of)) == Applied()
+        owner.position = commit.position
+    assert calls(admin, "hmget") == before
+
+
+@pytest.mark.parametrize("count", [3, 200, 25_000])
+def test_a_start_loads_every_generation_of_its_run_and_no_other(
+    owner: Owner, make: Callable[[], RedisStore], count: int
+) -> None:
+    owner.commit(to=replace(owner.position, run=1))
+    for generation in (1, 2, 3):
+        owner.position = next_generation(owner.position, generation, floor=1)
+        owner.commit(range(generation * 100_000, generation * 100_000 + count))
+    owner = Owner.open(make())
+    numbers = [g * 100_000 + n for g in (1, 2, 3) for n in range(count)]
+    known = owner.known(*numbers, 0, 7)
+    assert known.seen.tolist() == [True] * len(numbers) + [False, False]
+    assert known.fingerprints[:-2].tolist() == [fingerprint_of(n) for n in numbers]
+    found = image(owner)
+    assert found is not None
+    assert len(found.marked.index) == len(numbers), "what HSCAN brought twice is there once"
+
+
+def test_markers_that_a_scan_brings_twice_are_one() -> None:
+    marked = redis_index.MarkedKeys()
+    _, fingerprints = marked.look_up(keys_of(1, 2, 1))
+    redis_index._insert_absent(marked, 1, keys_of(1, 2, 1), fingerprints)
+    redis_index._insert_absent(marked, 1, keys_of(2, 3, 2), fingerprints)
+    assert len(marked.index) == 3
+
+
+# -- what former owners note behind our back -------------------------------------------------------
+
+
+@pytest.mark.usefixtures("never_checked")
+def test_facts_that_a_zombie_noted_refuse_an_in_store_commit_and_are_seen_from_then_on(
+    owner: Owner, make: Callable[[], RedisStore]
+) -> None:
+    heir, zombie = heir_and_zombie(owner, make)
+    known = heir.known(7)
+    assert zombie.commit([7]) == Stale()
+    refused = replace(heir.prepared([7], on_existing=REFUSE), as_of=known.as_of)
+    assert heir.send(refused) == Conflict((0,))
+    assert heir.seen(7) == [True]
+
+
+@pytest.mark.usefixtures("never_checked")
+@pytest.mark.parametrize("numbers", [(), (8,)], ids=["a position", "a marker"])
+def test_facts_are_seen_behind_any_commit_though_none_of_its_keys_is_among_them(
+    owner: Owner, make: Callable[[], RedisStore], numbers: tuple[int, ...]
+) -> None:
+    """That commit writes a mark of its own: nothing would tell of them after it."""
+    heir, zombie = heir_and_zombie(owner, make)
+    assert zombie.commit([7]) == Stale()
+    assert heir.commit(numbers) == Applied()
+    assert heir.seen(7, 8, 9) == [True, bool(numbers), False]
+
+
+@pytest.mark.usefixtures("never_checked")
+def test_facts_are_seen_behind_a_commit_that_was_sent_ahead(
+    owner: Owner, make: Callable[[], RedisStore]
+) -> None:
+    heir, zombie = heir_and_zombie(owner, make)
+    assert zombie.commit([7]) == Stale()
+    _, receipt = sent(heir, 8)
+    assert looked_up(heir, 7, 8, 9) == [True, True, False]
+    assert receipt() == Applied()
+
+
+@pytest.mark.usefixtures("never_checked")
+def test_facts_are_seen_once_an_idle_owner_asked_whether_all_is_well(
+    owner: Owner, make: Callable[[], RedisStore]
+) -> None:
+    heir, zombie = heir_and_zombie(owner, make)
+    well = heir.prepared([101])
+    assert heir.send(well) == Applied()
+    heir.position = well.position
+    kept = image(heir)
+    assert heir.send(well) == Already()
+    assert image(heir) is kept is not None, "and where all is well it stays"
+    assert zombie.commit([7]) == Stale()
+    assert heir.send(well) == Already()
+    assert heir.seen(7) == [True]
+
+
+@pytest.mark.usefixtures("always_checked")
+def test_facts_are_seen_by_a_check(owner: Owner, make: Callable[[], RedisStore]) -> None:
+    heir, zombie = heir_and_zombie(owner, make)
+    assert zombie.commit([7]) == Stale()
+    assert heir.seen(7, 8) == [True, False]
+
+
+@pytest.mark.usefixtures("never_checked")
+@pytest.mark.parametrize("times", [1, 1000])
+def test_facts_that_are_noted_while_markers_are_loaded_are_loaded_too(
+    owner: Owner,
+    make: Callable[[], RedisStore],
+    times: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Often: then the server is asked, and no look-up waits for a zombie to rest."""
+    monkeypatch.setattr(redis_index, "SLICE", 10)
+    owner.commit(range(1000, 2000))
+    heir = Owner.open(make())
+    together, noted = heir.store._link.together, 0  # type: ignore[attr-defined]
+
+    def noting(*args: Any, **how: Any) -> list[Any]:
+        nonlocal noted
+        if noted < times:
+            noted += 1
+            assert owner.commit([noted]) == Stale()
+        answers: list[Any] = together(*args, **how)
+        return answers
+
+    monkeypatch.setattr(heir.store._link, "together", noting)  # type: ignore[attr-defined]
+    numbers = [1, 1000, 1999, 5000]
+    assert heir.seen(*numbers) == [True, True, True, False]
+    assert (image(heir) is None) is (times > 1)
+    monkeypatch.undo()
+    assert heir.seen(*range(1, noted + 1), *numbers) == [True] * (noted + 3) + [False]
+
+
+# -- answers that are lost -------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("never_checked")
+@pytest.mark.parametrize("landed", [True, False])
+def test_a_commit_without_an_answer_is_asked_after_and_loaded_once_it_is_known(
+    owner: Owner, landed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = owner.prepared([1])
+    assert isinstance(owner.store, RedisStore)
+    run = owner.store._link.run
+
+    def unanswered(script: Script, *call: Any) -> Any:
+        if script is COMMIT:
+            if landed:
+                run(script, *call)
+            raise StoreUnavailable("no answer")
+        return run(script, *call)
+
+    monkeypatch.setattr(owner.store._link, "run", unanswered)
+    assert isinstance(owner.send(commit), Unknown)
+    assert owner.seen(0, 1, 2) == [True, landed, False]
+    assert image(owner) is None, "what is on its way may still land"
+    monkeypatch.undo()
+    assert owner.send(commit) == (Already() if landed else Applied())
+    assert owner.seen(0, 1, 2) == [True, True, False]
+    assert image(owner) is not None
+
+
+def test_a_server_that_was_killed_with_a_commit_on_its_way_has_it_once(
+    server: ValkeyServer, owner: Owner
+) -> None:
+    commit, receipt = sent(owner, 1)
+    server.kill()
+    answer = looked_up(owner, 1)
+    if answer != [True]:  # else it was quicker than the kill
+        assert isinstance(answer, StoreUnavailable)
+        assert isinstance(receipt(), Unknown)
+    server.restart()
+    assert isinstance(owner.send(commit), Applied | Already)
+    assert owner.seen(0, 1, 2) == [True, True, False]
+
+
+def test_a_connection_that_was_cut_hides_no_commit(admin: Redis, owner: Owner) -> None:
+    for number in range(1, 4):
+        _, receipt = sent(owner, number)
+        assert receipt() == Applied()
+        admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        _, receipt = sent(owner, number + 10)
+        assert looked_up(owner, number, number + 10, 99) == [True, True, False]
+        assert receipt() == Applied()
+
+
+def test_a_server_that_has_forgotten_the_scripts_is_told_them_again(
+    admin: Redis, owner: Owner
+) -> None:
+    admin.script_flush()
+    _, receipt = sent(owner, 1)
+    assert looked_up(owner, 1, 2) == [True, False]
+    assert receipt() == Applied()
+    admin.script_flush()
+    owner = Owner.open(owner.store)
+    assert owner.seen(0, 1, 2) == [True, True, False]
+
+
+def test_scripts_that_are_forgotten_while_markers_are_loaded_are_told_again(
+    admin: Redis, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(owner.store, RedisStore)
+    owner = Owner.open(owner.store)
+    together = owner.store._link.together  # type: ignore[attr-defined]
+
+    def forgetting(*args: Any, **how: Any) -> list[Any]:
+        admin.script_flush()
+        monkeypatch.undo()
+        answers: list[Any] = together(*args, **how)
+        return answers
+
+    monkeypatch.setattr(owner.store._link, "together", forgetting)  # type: ignore[attr-defined]
+    assert owner.seen(0, 1) == [True, False]
+    assert image(owner) is not None
+
+
+@pytest.mark.usefixtures("never_checked")
+def test_a_conflict_ahead_hides_no_key_and_invents_none(owner: Owner) -> None:
+    before = owner.position
+    _, receipt = sent(owner, 0, 5, on_existing=REFUSE)
+    assert looked_up(owner, 0, 5, 9) == [True, False, False]
+    assert receipt() == Conflict((0,))
+    owner.position = before
+    assert owner.commit([5], on_existing=REFUSE) == Applied()
+    assert owner.seen(0, 5, 9) == [True, True, False]
+
+
+@pytest.mark.usefixtures("never_checked")
+def test_a_zombie_that_sent_ahead_is_told_so_by_the_look_up(
+    owner: Owner, make: Callable[[], RedisStore]
+) -> None:
+    _, zombie = heir_and_zombie(owner, make)
+    _, receipt = sent(zombie, 2)
+    assert isinstance(looked_up(zombie, 2), NotOpen)
+    assert receipt() == Stale()
+
+
+def test_ctrl_c_at_any_line_hides_no_marker(owner: Owner) -> None:
+    modules = ("redis_index", "redis")
+    whole = Tracer(modules=modules)
+    with traced(whole):
+        sent_and_answered(owner, 1)
+    points = [p for p in whole.points(modules) if (p.module, p.line) not in _locks()]
+    for number, point in enumerate(points, 1):
+        with suppress(KeyboardInterrupt), traced(Tracer(point, modules)):
+            sent_and_answered(owner, 10 * number)
+        for again in (False, True):
+            if again:
+                owner = Owner.open(owner.store)  # as the driver does
+            there = owner.store.find(AT, key_bytes(10 * number)) is not None
+            answer = looked_up(owner, 10 * number)
+            assert answer == [there] or (not again and isinstance(answer, NotOpen))
+        sent_and_answered(owner, 10 * number + 3)
+
+
+# -- who owns it -----------------------------------------------------------------------------------
+
+
+def test_a_partition_that_was_given_up_leaves_no_index(owner: Owner) -> None:
+    owner.store.release(AT)
+    assert image(owner) is None
+    assert owner.seen(0, 1) == [True, False]  # anybody's look-up
+    assert image(owner) is None
+
+
+@pytest.mark.usefixtures("never_checked")
+def test_what_others_marked_between_two_of_our_ownerships_is_seen(
+    owner: Owner, make: Callable[[], RedisStore]
+) -> None:
+    heir = Owner.open(make())
+    assert heir.commit([5]) == Applied()
+    again = Owner.open(owner.store)
+    assert again.seen(0, 5, 6) == [True, True, False]
+
+
+@pytest.mark.usefixtures("always_checked")
+def test_a_zombie_learns_of_it_by_a_check_before_its_handler_runs(
+    owner: Owner, make: Callable[[], RedisStore]
+) -> None:
+    _, zombie = heir_and_zombie(owner, make)
+    assert isinstance(looked_up(zombie, 1), NotOpen)
+
+
+@pytest.mark.usefixtures("never_checked")
+def test_a_row_that_lost_its_last_commit_is_noticed_by_the_next(admin: Redis, owner: Owner) -> None:
+    backup = {key: admin.dump(key) for key in admin.keys(f"{TAG}*")}
+    assert owner.commit([1]) == Applied()
+    for key, value in backup.items():
+        admin.restore(key, 0, value, replace=True)
+    assert owner.commit([2], on_existing=REFUSE) == Stale()
+    again = Owner.open(owner.store)
+    assert again.seen(0, 1, 2) == [True, False, False]
+
+
+@pytest.mark.usefixtures("never_checked")
+def test_partitions_have_an_index_each(owner: Owner) -> None:
+    other = Owner.open(owner.store, OTHER)
+    assert other.commit([5]) == Applied()
+    assert (owner.seen(0, 5), other.seen(0, 5)) == ([True, False], [False, True])
+
+
+@pytest.mark.usefixtures("never_checked")
+def test_a_new_run_knows_nothing_of_the_last(owner: Owner) -> None:
+    assert owner.seen(0, run=1) == [False]
+    begins = owner.prepared([0, 1])
+    begins = replace(begins, position=replace(begins.position, run=1))
+    assert owner.send(begins) == Applied()
+    owner.position = begins.position
+    assert owner.seen(0, 1, 2) == [True, True, False]
+    assert owner.seen(0, 1, run=0) == [True, False]
+
+
+# -- expiry ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("never_checked")
+def test_a_dropped_generation_leaves_the_index_and_its_memory(owner: Owner) -> None:
+    owner.commit(range(1, 20_000))
+    owner.seen(1)
+    for generation in (2, 3, 4):
+        owner.position = next_generation(owner.position, generation, max(1, generation - 2))
+        assert owner.commit([generation * 100_000]) == Applied()
+    assert owner.seen(0, 1, 19_999, 200_000, 300_000, 400_000) == [False] * 3 + [True] * 3
+    kept = image(owner)
+    assert kept is not None
+    assert len(kept.marked.index) == 3
+    assert owner.commit([1], on_existing=REFUSE) == Applied()
+
+
+@pytest.mark.usefixtures("never_checked")
+def test_an_older_generation_that_grew_behind_a_younger_one_is_dropped_all_the_same(
+    owner: Owner, make: Callable[[], RedisStore]
+) -> None:
+    """A zombie's clock was ahead: its facts began the generation that we had yet to enter."""
+    heir, zombie = heir_and_zombie(owner, make)
+    zombie.position = next_generation(zombie.position, 2, floor=1)
+    assert zombie.commit([7]) == Stale()
+    heir.commit()
+    assert heir.seen(7) == [True]
+    assert heir.commit([8]) == Applied()
+    heir.position = next_generation(heir.position, 3, floor=2)
+    assert heir.commit([9]) == Applied()
+    assert heir.seen(0, 7, 8, 9) == [False, True, False, True]
+
+
+# -- damage ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("never_checked")
+def test_a_generation_that_is_gone_is_found_by_the_next_commit_before_it_begins_it_anew(
+    admin: Redis, owner: Owner
+) -> None:
+    admin.delete(MARKERS)
+    commit = replace(owner.prepared([1]), as_of=owner.known(1).as_of)
+    result = owner.send(commit)
+    assert isinstance(result, Unknown)
+    assert isinstance(result.error, StoreCorrupt)
+    assert MARKERS in str(result.error)
+    assert isinstance(looked_up(owner, 0), StoreCorrupt)
+    assert not admin.exists(MARKERS)
+
+
+@pytest.mark.usefixtures("always_checked")
+def test_a_generation_that_is_gone_is_found_by_a_check(admin: Redis, owner: Owner) -> None:
+    admin.delete(MARKERS)
+    assert isinstance(looked_up(owner, 1), StoreCorrupt)
+
+
+@pytest.mark.parametrize("field", [b"short", key_bytes(7)])
+def test_a_marker_that_cannot_be_read_is_neither_new_nor_seen(
+    admin: Redis, owner: Owner, field: bytes
+) -> None:
+    admin.hset(MARKERS, field, b"short")
+    owner = Owner.open(owner.store)
+    answer = looked_up(owner, 0)
+    assert isinstance(answer, StoreCorrupt)
+    assert MARKERS in str(answer)
+
+
+@pytest.mark.usefixtures("always_checked")
+def test_a_server_that_is_away_is_waited_for_and_nothing_is_loaded_again(
+    server: ValkeyServer, owner: Owner
+) -> None:
+    kept = image(owner)
+    server.kill()
+    assert isinstance(looked_up(owner, 1), StoreUnavailable)
+    server.restart()
+    assert looked_up(owner, 0, 1) == [True, False]
+    assert image(owner) is kept is not None
+
+
+# -- options ---------------------------------------------------------------------------------------
+
+
+def test_partitions_that_share_markers_have_no_index_of_their_own() -> None:
+    with pytest.raises(ConfigError) as caught:
+        RedisStore("redis://localhost", index="local", durability="disk")
+    problems = caught.value.problems
+    assert len(problems) == 2
+    assert any("index='local' needs layout='partition'" in problem for problem in problems)
+
+
+@pytest.mark.parametrize("url", ["redis://host?index=near", "redis://host?index=local"])
+def test_a_url_that_asks_for_what_there_is_not_is_refused(url: str) -> None:
+    with pytest.raises(ConfigError, match="index="):
+        open_store(url)
+
+
+def test_a_url_is_all_that_it_takes(server: ValkeyServer) -> None:
+    store = open_store(f"{server.url}?layout=partition&index=local")
+    owner = Owner.open(store)
+    assert owner.commit([1]) == Applied()
+    assert owner.seen(1, 2) == [True, False]
+    assert image(owner) is not None
+    store.close()
+
+
+def test_the_async_store_says_that_it_has_none() -> None:
+    with pytest.raises(ConfigError, match="sync store"):
+        open_async_store("redis://host?layout=partition&index=local")
+
+
+def test_a_missing_right_is_found_at_the_start(server: ValkeyServer, admin: Redis) -> None:
+    order(admin, "ACL SETUSER", "app", "reset", "on", ">pw", "~*", "+@all", "-hscan")
+    url = server.url.replace("unix://", "unix://app:pw@")
+    store = RedisStore(url, layout="partition", index="local")
+    with pytest.raises(ConfigError, match="hscan"):
+        store.prepare()
+    store.close()
+    without = RedisStore(url, layout="partition")
+    assert len(without.prepare()) == 16
+    without.close()
+
+
+def test_a_look_up_of_nothing_is_answered(owner: Owner) -> None:
+    (answer,) = owner.store.lookup([Query(AT, keys_of(), 0)])
+    assert isinstance(answer, Known)
+    assert not isinstance(answer, StoreError)
