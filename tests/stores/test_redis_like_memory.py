@@ -1,19 +1,47 @@
-"""The same history in Redis and in memory: partitions that share a scope, answer for answer."""
+"""The same history in Redis and in memory: partitions that share a scope, answer for answer.
+
+And partitions that share nothing, whose owners keep an index of their own: those before them go on
+committing, answers are lost, and whatever was marked in time is seen.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 from redis import Redis
 
-from effectonce.model import Applied, OnExisting, Partition
+from effectonce.errors import StoreUnavailable
+from effectonce.model import (
+    Already,
+    Applied,
+    Commit,
+    CommitResult,
+    OnExisting,
+    Partition,
+    Query,
+    Stale,
+    Unknown,
+)
 from effectonce.ports import Store
+from effectonce.stores import redis_index
+from effectonce.stores.commits import are_facts
 from effectonce.stores.memory import MemoryStore
 from effectonce.stores.redis import RedisStore
-from effectonce.testing.owner import AT, UNSTORABLE, VALUE, Owner, key_bytes, next_generation
+from effectonce.stores.redis_scripts import COMMIT, Script
+from effectonce.testing.owner import (
+    AT,
+    UNSTORABLE,
+    VALUE,
+    Owner,
+    key_bytes,
+    keys_of,
+    next_generation,
+)
 from effectonce.testing.servers import ValkeyServer
 
 NUMBERS = 60
@@ -100,3 +128,124 @@ def test_partitions_of_a_scope_get_the_answers_that_memory_gives(
                 twins.commit(draw)
         for each in everybody:
             each.compare(draw.randrange(NUMBERS))
+
+
+# -- an index of one's own -------------------------------------------------------------------------
+
+
+class Succession:
+    """One partition's owners, in two processes and in memory; those before them have not heard."""
+
+    def __init__(self, processes: list[RedisStore], at: Partition, draw: Random) -> None:
+        self.processes, self.at, self.draw = processes, at, draw
+        self.memory = MemoryStore()
+        self.zombies: list[list[Owner]] = []
+        self.unheard: set[int] = set()
+        """What zombies noted since the owner was last answered."""
+        self.pair = self._opened()
+
+    def _opened(self) -> list[Owner]:
+        stores: list[Store] = [self.memory, self.draw.choice(self.processes)]
+        return [Owner.open(store, self.at) for store in stores]
+
+    def hand_over(self) -> None:
+        self.zombies = [*self.zombies, self.pair][-3:]
+        self.pair, self.unheard = self._opened(), set()
+
+    def step(self) -> None:
+        match self.draw.choice(["commit"] * 6 + ["zombie"] * 3 + ["turn", "rerun", "hand over"]):
+            case "hand over":
+                self.hand_over()
+            case "zombie" if self.zombies:
+                self.commit(self.draw.choice(self.zombies), is_zombie=True)
+            case "turn":
+                self.commit(self.pair, turn=self.draw.choice([1, 1, 4]))
+            case "rerun":
+                self.commit(self.pair, rerun=True)
+            case _:
+                self.commit(self.pair)
+        self.compare()
+
+    def commit(
+        self,
+        pair: list[Owner],
+        *,
+        is_zombie: bool = False,
+        turn: int = 0,
+        rerun: bool = False,
+    ) -> None:
+        draw = self.draw
+        numbers = draw.sample(range(NUMBERS), draw.randint(0, 8))
+        on_existing = draw.choice(list(OnExisting))
+        trusts, way = draw.random() < 0.7, draw.choice(["alone", "alone", "ahead", "unanswered"])
+        answers = []
+        for owner in pair:
+            to = replace(owner.position, next=owner.position.next + len(numbers))
+            if turn:
+                current = to.generations[-1].generation + turn
+                to = next_generation(to, current, max(to.floor, current - 2))
+            if rerun:
+                to = replace(to, run=to.run + 1)
+            commit = owner.prepared(numbers, on_existing=on_existing)
+            commit = replace(commit, position=replace(to, commit_id=commit.position.commit_id))
+            if trusts and not is_zombie:
+                known = owner.known(*numbers, run=to.run)
+                commit = commit if known.seen.any() else replace(commit, as_of=known.as_of)
+            answers.append(sent(owner, commit, way))
+            if isinstance(answers[-1], Applied | Already):
+                owner.position = commit.position
+        by_memory, answer = answers
+        assert answer == by_memory or (answer, type(by_memory)) == (Already(), Applied)
+        if not is_zombie:
+            self.unheard = set()
+        elif isinstance(answer, Stale) and are_facts(commit):
+            self.unheard |= set(numbers)
+
+    def compare(self) -> None:
+        of_memory, here = self.pair
+        marked = of_memory.seen(*range(NUMBERS))
+        for number, (there, seen) in enumerate(
+            zip(marked, here.seen(*range(NUMBERS)), strict=True)
+        ):
+            heard = redis_index.CHECK_SECONDS == 0 or number not in self.unheard
+            assert seen == there or (there and not heard), number
+
+
+def sent(owner: Owner, commit: Commit, way: str) -> CommitResult:
+    """A commit, as the driver sends it; to Redis also ahead, or so that its answer is lost."""
+    store = owner.store
+    if not isinstance(store, RedisStore) or way == "alone":
+        return owner.send(commit)
+    if way == "ahead":
+        receipt = store.send(commit)
+        store.lookup([Query(owner.at, keys_of(*range(NUMBERS)), owner.position.run)])
+        return receipt()
+    with pytest.MonkeyPatch.context() as patch:
+        run = store._link.run
+
+        def unanswered(script: Script, *call: Any) -> Any:
+            answer = run(script, *call)
+            if script is COMMIT:
+                raise StoreUnavailable("no answer")
+            return answer
+
+        patch.setattr(store._link, "run", unanswered)
+        assert isinstance(owner.send(commit), Unknown)
+    return owner.send(commit)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("check_seconds", [0, math.inf], ids=["checked", "not checked"])
+def test_an_index_of_ones_own_says_what_memory_does_but_for_facts_not_heard_of_yet(
+    valkey_server: ValkeyServer, seed: int, check_seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis_index, "CHECK_SECONDS", check_seconds)
+    with Redis.from_url(valkey_server.url) as client:
+        client.flushall()
+    processes = [RedisStore(valkey_server.url, layout="partition", index="local") for _ in range(2)]
+    draw = Random(seed)
+    everybody = [Succession(processes, at, draw) for at in PARTITIONS[:2]]
+    for _ in range(200):
+        draw.choice(everybody).step()
+    for store in processes:
+        store.close()
