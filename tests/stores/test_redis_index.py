@@ -436,12 +436,13 @@ def test_partitions_have_an_index_each(owner: Owner) -> None:
 @pytest.mark.usefixtures("never_checked")
 def test_a_new_run_knows_nothing_of_the_last(owner: Owner) -> None:
     assert owner.seen(0, run=1) == [False]
+    assert owner.seen(0) == [True]
     begins = owner.prepared([0, 1])
     begins = replace(begins, position=replace(begins.position, run=1))
     assert owner.send(begins) == Applied()
     owner.position = begins.position
-    assert owner.seen(0, 1, 2) == [True, True, False]
     assert owner.seen(0, 1, run=0) == [True, False]
+    assert owner.seen(0, 1, 2) == [True, True, False]
 
 
 # -- expiry ----------------------------------------------------------------------------------------

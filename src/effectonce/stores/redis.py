@@ -194,7 +194,6 @@ class RedisStore:
         identity, space, name = self.prepare(), self._space(at), partition_name(at)
         if self._settings.layout is Layout.PARTITION:
             self._index(at.scope, name)
-        self._local.forget(at)
         found: bytes = self._link.read("HGET", space.positions, name) or b""
         for _ in range(ATTEMPTS):
             attempt = opening(at, found, identity, topic_id, above)

@@ -1,8 +1,8 @@
 """index="local": the markers of our partitions in memory too, so that a look-up asks nobody.
 
-An image stands for one moment of the server: the partition's row (`fence`: incarnation, epoch and
-commit id) and the scope's `mark`, which every commit of markers changes. What leads on from there
-is our own commits; what cannot be followed so throws the image away, and it is loaded again:
+An image holds what a scope's `mark` stands for: 8 bytes, new with every commit of markers. `fence`
+is the row (incarnation, epoch, commit id) behind which that was so. Our own commits lead on from
+there; whatever cannot be followed throws the image away, and it is loaded again:
 
 | what happened                                | known by                    | then                |
 | -------------------------------------------- | --------------------------- | ------------------- |
@@ -188,37 +188,32 @@ def _leads_on(image: Image, commit: Commit, ours: Ownership, mark: bytes, answer
     """Whether `image` stands, as it is left now, for the moment behind the commit."""
     new = commit.position
     match answer:
-        case [b"already", bytes(now)]:  # sent to see that all is well
-            return image.fence == ours.fence + new.commit_id and image.mark == _number(now)
+        case [b"already", bytes(now)]:  # sent to see that all is well; else the fence is another
+            return image.mark == _number(now)
         case [b"applied", int(existing), bytes(generations), bytes(before)]:
-            was = (ours.fence + commit.follows, _number(before), new.run)
-            if (image.fence, image.mark, image.run) != was:
+            if (image.mark, image.run) != (_number(before), new.run):
                 return False
-            if not _join(image, commit, existing, mark):
-                return False
+            _join(image, commit, existing, mark)
             image.fence = ours.fence + new.commit_id
             return _drop(image, {g for run, g in decode_pairs(generations, "") if run == new.run})
         case _:
             return False
 
 
-def _join(image: Image, commit: Commit, existing: int, mark: bytes) -> bool:
-    """Add what the commit has marked; false where the server had more than the image."""
+def _join(image: Image, commit: Commit, existing: int, mark: bytes) -> None:
+    """Add what the commit has marked."""
     markers = commit.markers
     if markers is None or not len(markers):
-        return True
+        return
     image.checked = time.monotonic()  # all that a check asks for, a commit of markers has met
     if existing:
         seen, _ = image.marked.look_up(markers.keys)
-        if np.count_nonzero(seen) != existing:
-            return False
         markers = select(markers, ~seen)
     if len(markers):
         generation = generation_of(commit.position)
         image.in_order &= generation >= max(image.marked.first_position, default=0)
         image.marked.insert(generation, markers.keys, markers.fingerprints)
         image.mark = _number(mark)
-    return True
 
 
 def _drop(image: Image, kept: set[int]) -> bool:
