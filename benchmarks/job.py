@@ -6,7 +6,14 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 Store: TypeAlias = Literal[
-    "", "rocksdb", "rocksdb synced", "redis", "by hand", "empty folder", "empty valkey"
+    "",
+    "rocksdb",
+    "rocksdb synced",
+    "redis",
+    "redis local index",
+    "by hand",
+    "empty folder",
+    "empty valkey",
 ]
 """What stands ready before a run: a filled store of ours, Valkey filled as by hand, or nothing."""
 

@@ -44,6 +44,9 @@ REDIS: Final = (
     Contender("redis_1e6_batch500", "batch", store="redis"),
     Contender("redis_1e6_batch1000", "batch", size=1000, store="redis"),
 )
+REDIS_LOCAL_INDEX: Final = Contender(
+    "redis_local_index", "batch", size=1000, store="redis local index"
+)
 BY_HAND: Final = (
     Contender("setnx_pipelined", "setnx_pipelined", part=0.2, store="by hand"),
     Contender("setnx_loop", "setnx_loop", part=0.04, store="by hand"),
@@ -119,7 +122,13 @@ def parts(warm_up: int) -> list[Part]:
             )
             for repeats in REPEATS
         ),
-        Part("redis", "redis", (BARE, *REDIS, *BY_HAND), ending="_repeats_10", quick=True),
+        Part(
+            "redis",
+            "redis",
+            (BARE, *REDIS, REDIS_LOCAL_INDEX, *BY_HAND),
+            ending="_repeats_10",
+            quick=True,
+        ),
         Part("near", "near", (BARE, OURS, EVENT), reach="near", ending="_near"),
         Part("far", "far", (BARE, OURS, EVENT), reach="far", ending="_far"),
         Part("live", "live", (BARE, OURS, *LIVE), ending="_beside_live"),

@@ -112,7 +112,7 @@ class Writer:
 def fill(state: str, topic: str, ids: EventIds, value_bytes: int = VALUE_BYTES) -> None:
     """A store in which these events took effect, each in the partition of its ID."""
     if state.startswith("unix:"):
-        flush(state)
+        flush(state.partition("?")[0])
     once = once_on(state)
     fingerprint = fingerprint_of(once, value_bytes)
     homes = ids.partitions()

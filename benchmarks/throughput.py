@@ -86,6 +86,10 @@ def ready(world: World, contender: Contender, load: Load, stored: Path) -> str:
             return str(folder)
         case "redis":
             fill(world.valkey, load.topic, world.stored(load.stored), load.value_bytes)
+        case "redis local index":
+            url = f"{world.valkey}?layout=partition&index=local"
+            fill(url, load.topic, world.stored(load.stored), load.value_bytes)
+            return url
         case "by hand":
             fill_valkey(world.valkey, world.stored(load.stored))
         case "empty valkey":

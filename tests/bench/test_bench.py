@@ -23,7 +23,7 @@ from benchmarks.loads import (
     partition_of,
     produce,
 )
-from benchmarks.parts import BARE, LIVE, REDIS, ROCKSDB, SYNC, Part
+from benchmarks.parts import BARE, LIVE, REDIS, REDIS_LOCAL_INDEX, ROCKSDB, SYNC, Part
 from benchmarks.stored import fill, linked_copy, once_on
 from effectonce.model import NO_ID, Partition
 from effectonce.testing.plugin import TopicFactory
@@ -163,7 +163,7 @@ def test_a_filled_store_knows_each_event_in_the_partition_of_its_id(tmp_path: Pa
 STORED, MESSAGES = 2_000, 4_000
 TINY = {
     "rocksdb": Part("tiny", "", (BARE, *ROCKSDB), stored=STORED),
-    "redis": Part("tiny", "", REDIS, stored=STORED),
+    "redis": Part("tiny", "", (*REDIS, REDIS_LOCAL_INDEX), stored=STORED),
     "nothing new": Part("tiny", "", (BARE, ROCKSDB[1]), repeats=100, stored=STORED),
     "near": Part("tiny", "", (ROCKSDB[1],), reach="near", stored=STORED),
     "far": Part("tiny", "", (ROCKSDB[1],), reach="far", stored=STORED),

@@ -194,6 +194,46 @@ def test_members_hand_over_without_loss_or_repeat(real_flow: RedisFlow) -> None:
     assert flow.effects() == once_each(ids)
 
 
+@pytest.mark.parametrize("effects", [eo.InStore(), eo.Outside(on_doubt="repeat")], ids=str)
+def test_a_local_index_catches_copies_across_members_outages_and_restarts(
+    real_flow: RedisFlow, server: ValkeyServer, effects: eo.InStore | eo.Outside
+) -> None:
+    flow, ids, handled = real_flow, list[str](), Counter[str]()
+    how = {"store": f"{flow.url}?layout=partition&index=local", "effects": effects}
+
+    def in_store(event: eo.Event, tx: eo.KeyValueTx) -> None:
+        count(event, tx)
+
+    def outside(event: eo.Event) -> None:
+        handled[str(event.id)] += 1
+
+    def deliver(events: int) -> None:
+        """To each partition, and all that it ever had once more."""
+        for partition in (0, 1):
+            ids.extend(flow.send(events, partition=partition))
+            mine[partition] += flow.ids[-events:]
+            repeat(flow, mine[partition], partition)
+
+    mine: dict[int, list[str]] = {0: [], 1: []}
+    handler = in_store if isinstance(effects, eo.InStore) else outside
+    deliver(20)
+    with flow.member(handler, **how):
+        flow.watch.until(lambda: committed(flow) == 80)
+        with flow.member(handler, **how):
+            flow.watch.until(lambda: len(flow.watch.of(PartitionBegan)) >= 3)
+            deliver(20)
+            flow.watch.until(lambda: committed(flow) >= 200)
+        server.kill()
+        deliver(20)
+        flow.watch.until(lambda: flow.watch.of(StoreOutage))
+        server.restart()
+        flow.watch.until(lambda: committed(flow) >= 360)
+    deliver(5)
+    flow.job(handler, **how)
+    found = flow.effects() if isinstance(effects, eo.InStore) else handled
+    assert found == once_each(ids)
+
+
 def test_commands_take_effect_with_their_event(flow: RedisFlow, server: ValkeyServer) -> None:
     seen: list[str] = []
 

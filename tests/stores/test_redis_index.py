@@ -247,6 +247,7 @@ def test_facts_that_are_noted_while_markers_are_loaded_are_loaded_too(
     monkeypatch.setattr(redis_index, "SLICE", 10)
     owner.commit(range(1000, 2000))
     heir = Owner.open(make())
+    heir.store._local.clear()  # type: ignore[attr-defined]
     together, noted = heir.store._link.together, 0  # type: ignore[attr-defined]
 
     def noting(*args: Any, **how: Any) -> list[Any]:
@@ -334,7 +335,7 @@ def test_scripts_that_are_forgotten_while_markers_are_loaded_are_told_again(
     admin: Redis, owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert isinstance(owner.store, RedisStore)
-    owner = Owner.open(owner.store)
+    owner.store._local.clear()
     together = owner.store._link.together  # type: ignore[attr-defined]
 
     def forgetting(*args: Any, **how: Any) -> list[Any]:

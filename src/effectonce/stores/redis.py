@@ -50,8 +50,8 @@ from effectonce.stores.redis_commit import (
     packed_lookups,
     result,
 )
+from effectonce.stores.redis_index import NO_KEYS, Image, LocalIndex, problem_of
 from effectonce.stores.redis_index import RIGHTS as LOCAL_RIGHTS
-from effectonce.stores.redis_index import Image, LocalIndex, problem_of
 from effectonce.stores.redis_link import Arguments, Client, Link, link_to, own_link
 from effectonce.stores.redis_rows import (
     Ownership,
@@ -201,6 +201,8 @@ class RedisStore:
             if answer == [b"opened"]:
                 self._hold_row(at, space, attempt.row)
                 self._owned[at] = attempt.owned
+                if self._settings.is_local:  # what stands against it the first look-up says
+                    self._lookup(Query(at, NO_KEYS, was.run if (was := attempt.opened.row) else 0))
                 return attempt.opened
             found = answer[1]
         raise opened_too_fast(at)

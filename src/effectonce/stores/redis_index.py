@@ -14,8 +14,9 @@ there; whatever cannot be followed throws the image away, and it is loaded again
 | another owner, or the server went back       | a check, the next commit    | NotOpen, Stale      |
 | a generation is gone                         | a check, the next commit    | StoreCorrupt        |
 
-It is loaded behind the fence, so that no former owner commits in-store effects meanwhile, in slices
-of which each stands in one transaction with the proof that nothing was marked since the first.
+It is loaded when the partition is opened, behind the fence, so that no former owner commits
+in-store effects meanwhile; in slices, of which each stands in one transaction with the proof that
+nothing was marked since the first.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from effectonce.stores.redis_scripts import LOOKUP
 Ask: TypeAlias = Callable[[Query], Known]
 """The server's own answer to a look-up. Raises StoreError."""
 
+NO_KEYS: Final[Keys] = np.empty((0, 2), np.uint64)
 RIGHTS: Final = ("+hscan",)
 
 SLICE: Final = 1_000
@@ -247,7 +249,7 @@ def _columns(values: Mapping[bytes, bytes], name: str) -> tuple[Keys, Fingerprin
 
 
 def _without_keys(query: Query) -> Query:
-    return replace(query, keys=query.keys[:0])
+    return replace(query, keys=NO_KEYS)
 
 
 def _number(mark: bytes) -> int:
