@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from redis import Redis
 
-from effectonce.errors import ConfigError, NotOpen, StoreCorrupt, StoreError, StoreUnavailable
+from effectonce.errors import ConfigError, NotOpen, StoreCorrupt, StoreUnavailable
 from effectonce.model import (
     Already,
     Applied,
@@ -25,6 +25,7 @@ from effectonce.model import (
     Unknown,
 )
 from effectonce.stores import open_async_store, open_store, redis_index
+from effectonce.stores.marked import MarkedKeys
 from effectonce.stores.redis import RedisStore
 from effectonce.stores.redis_index import Image
 from effectonce.stores.redis_scripts import COMMIT, Script
@@ -167,7 +168,7 @@ def test_a_start_loads_every_generation_of_its_run_and_no_other(
 
 
 def test_markers_that_a_scan_brings_twice_are_one() -> None:
-    marked = redis_index.MarkedKeys()
+    marked = MarkedKeys()
     _, fingerprints = marked.look_up(keys_of(1, 2, 1))
     redis_index._insert_absent(marked, 1, keys_of(1, 2, 1), fingerprints)
     redis_index._insert_absent(marked, 1, keys_of(2, 3, 2), fingerprints)
@@ -313,7 +314,7 @@ def test_a_connection_that_was_cut_hides_no_commit(admin: Redis, owner: Owner) -
     for number in range(1, 4):
         _, receipt = sent(owner, number)
         assert receipt() == Applied()
-        admin.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        order(admin, "CLIENT KILL", "TYPE", "normal", "SKIPME", "yes")
         _, receipt = sent(owner, number + 10)
         assert looked_up(owner, number, number + 10, 99) == [True, True, False]
         assert receipt() == Applied()
@@ -336,7 +337,7 @@ def test_scripts_that_are_forgotten_while_markers_are_loaded_are_told_again(
 ) -> None:
     assert isinstance(owner.store, RedisStore)
     owner.store._local.clear()
-    together = owner.store._link.together  # type: ignore[attr-defined]
+    together = owner.store._link.together
 
     def forgetting(*args: Any, **how: Any) -> list[Any]:
         admin.script_flush()
@@ -344,7 +345,7 @@ def test_scripts_that_are_forgotten_while_markers_are_loaded_are_told_again(
         answers: list[Any] = together(*args, **how)
         return answers
 
-    monkeypatch.setattr(owner.store._link, "together", forgetting)  # type: ignore[attr-defined]
+    monkeypatch.setattr(owner.store._link, "together", forgetting)
     assert owner.seen(0, 1) == [True, False]
     assert image(owner) is not None
 
@@ -421,6 +422,7 @@ def test_a_row_that_lost_its_last_commit_is_noticed_by_the_next(admin: Redis, ow
     backup = {key: admin.dump(key) for key in admin.keys(f"{TAG}*")}
     assert owner.commit([1]) == Applied()
     for key, value in backup.items():
+        assert value is not None
         admin.restore(key, 0, value, replace=True)
     assert owner.commit([2], on_existing=REFUSE) == Stale()
     again = Owner.open(owner.store)
@@ -571,4 +573,3 @@ def test_a_missing_right_is_found_at_the_start(server: ValkeyServer, admin: Redi
 def test_a_look_up_of_nothing_is_answered(owner: Owner) -> None:
     (answer,) = owner.store.lookup([Query(AT, keys_of(), 0)])
     assert isinstance(answer, Known)
-    assert not isinstance(answer, StoreError)
