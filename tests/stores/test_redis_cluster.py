@@ -59,6 +59,11 @@ class TestRedisClusterByPartition(_OnCluster):
         return RedisStore(self.url, cluster=True, layout="partition")
 
 
+class TestRedisClusterWithALocalIndex(_OnCluster):
+    def make_store(self, folder: Path) -> Store:
+        return RedisStore(self.url, cluster=True, layout="partition", index="local")
+
+
 # -- slots that move -------------------------------------------------------------------------------
 
 

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -40,7 +41,7 @@ from effectonce.testing.owner import (
 )
 from effectonce.testing.servers import ValkeyServer
 from tests.stores.redis_kit import order
-from tests.stores.test_redis_ahead import _locks, looked_up, sent, sent_and_answered
+from tests.stores.test_redis_ahead import _locks, is_answered, looked_up, sent, sent_and_answered
 from tests.unit.test_interrupts import Tracer, traced
 
 REFUSE = OnExisting.REFUSE
@@ -234,6 +235,20 @@ def test_facts_are_seen_by_a_check(owner: Owner, make: Callable[[], RedisStore])
     heir, zombie = heir_and_zombie(owner, make)
     assert zombie.commit([7]) == Stale()
     assert heir.seen(7, 8) == [True, False]
+
+
+def test_facts_are_seen_though_the_answer_of_a_commit_before_them_was_read_only_now(
+    owner: Owner, make: Callable[[], RedisStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(redis_index, "time", SimpleNamespace(monotonic=lambda: now))
+    heir, zombie = heir_and_zombie(owner, make)
+    _, receipt = sent(heir, 8)
+    assert is_answered(heir)
+    assert zombie.commit([7]) == Stale()
+    now += 2 * redis_index.CHECK_SECONDS
+    assert looked_up(heir, 7, 8, 9) == [True, True, False]
+    assert receipt() == Applied()
 
 
 @pytest.mark.usefixtures("never_checked")

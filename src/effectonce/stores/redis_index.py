@@ -64,7 +64,9 @@ class Image:
     fence: bytes
     mark: int
     checked: float
-    """When the server last said so."""
+    """When the server was last asked, and said so."""
+    taken: float = 0.0
+    """When the commit that it was taken for was about to be sent."""
     marked: MarkedKeys = field(default_factory=MarkedKeys)
     in_order: bool = True
     """No generation was added to after a younger one: else it could not be dropped by itself."""
@@ -98,7 +100,10 @@ class LocalIndex:
 
     def take(self, at: Partition) -> Image | None:
         """The image, which is the caller's from now on."""
-        return self._images.pop(at, None)
+        image = self._images.pop(at, None)
+        if image is not None:
+            image.taken = time.monotonic()
+        return image
 
     def follow(
         self, image: Image | None, commit: Commit, ours: Ownership | None, mark: bytes, answer: Any
@@ -207,7 +212,7 @@ def _join(image: Image, commit: Commit, existing: int, mark: bytes) -> None:
     markers = commit.markers
     if markers is None or not len(markers):
         return
-    image.checked = time.monotonic()  # all that a check asks for, a commit of markers has met
+    image.checked = image.taken  # all that a check asks for, a commit of markers has met
     if existing:
         seen, _ = image.marked.look_up(markers.keys)
         markers = select(markers, ~seen)

@@ -85,8 +85,9 @@ class RocksDB(_Counts):
 class Redis(_Counts):
     """A Valkey of the run's own, that syncs every write; killed every `kill_seconds`, if ever."""
 
-    def __init__(self, kill_seconds: float = 0.0) -> None:
+    def __init__(self, kill_seconds: float = 0.0, options: str = "") -> None:
         self._kill_seconds = kill_seconds
+        self._options = options
         self._over = threading.Event()
         self._striker: threading.Thread | None = None
 
@@ -124,11 +125,12 @@ class Redis(_Counts):
         return super().read(home, partitions)
 
     def url(self, home: str) -> str:
-        return f"{(Path(home) / 'url').read_text()}?durability=host"
+        return f"{(Path(home) / 'url').read_text()}?durability=host{self._options}"
 
 
 STORES: Mapping[str, ChaosStore] = {
     "rocksdb": RocksDB(),
     "redis": Redis(),
     "redis-killed": Redis(kill_seconds=3.0),
+    "redis-local-index": Redis(kill_seconds=3.0, options="&layout=partition&index=local"),
 }
