@@ -18,6 +18,7 @@ from effectonce.errors import ConfigError, NotOpen, StoreCorrupt, StoreUnavailab
 from effectonce.model import (
     Already,
     Applied,
+    CommitResult,
     Conflict,
     Known,
     OnExisting,
@@ -374,6 +375,52 @@ def test_a_conflict_ahead_hides_no_key_and_invents_none(owner: Owner) -> None:
     owner.position = before
     assert owner.commit([5], on_existing=REFUSE) == Applied()
     assert owner.seen(0, 5, 9) == [True, True, False]
+
+
+def sent_as_of(owner: Owner, *numbers: int, **how: Any) -> Callable[[], CommitResult]:
+    """A commit ahead of keys that were looked up, as the driver makes it."""
+    assert isinstance(owner.store, RedisStore)
+    commit = replace(owner.prepared(numbers, **how), as_of=owner.known(*numbers).as_of)
+    owner.position = commit.position
+    return owner.store.send(commit)
+
+
+@pytest.mark.usefixtures("never_checked")
+def test_keys_join_before_the_answer_is_there_and_once_only(owner: Owner) -> None:
+    for number in range(1, 50):
+        receipt = sent_as_of(owner, number)
+        known = owner.known(number - 1, number, number + 1)
+        assert known.seen.tolist() == [True, True, False]
+        assert known.fingerprints[1] == fingerprint_of(number)
+        assert receipt() == Applied()
+        kept = image(owner)
+        assert kept is not None
+        assert len(kept.marked.index) == number + 1
+        assert known.as_of == kept.mark
+
+
+@pytest.mark.usefixtures("never_checked")
+def test_keys_of_a_commit_ahead_that_was_refused_are_new(
+    owner: Owner, make: Callable[[], RedisStore]
+) -> None:
+    heir, zombie = heir_and_zombie(owner, make)
+    before, trusting = heir.position, heir.prepared([7, 8], on_existing=REFUSE)
+    trusting = replace(trusting, as_of=heir.known(7, 8).as_of)
+    assert zombie.commit([7]) == Stale()
+    receipt = heir.store.send(trusting)  # type: ignore[attr-defined]
+    assert looked_up(heir, 7, 8, 9) == [True, False, False]
+    assert receipt() == Conflict((0,))
+    assert (heir.position, heir.seen(8)) == (before, [False])
+
+
+@pytest.mark.usefixtures("never_checked")
+def test_what_a_commit_ahead_has_dropped_is_not_seen_behind_it(owner: Owner) -> None:
+    owner.position = next_generation(owner.position, 2, floor=1)
+    assert owner.commit([1]) == Applied()
+    owner.position = next_generation(owner.position, 3, floor=2)
+    receipt = sent_as_of(owner, 2)
+    assert looked_up(owner, 0, 1, 2) == [False, True, True]
+    assert receipt() == Applied()
 
 
 @pytest.mark.usefixtures("never_checked")

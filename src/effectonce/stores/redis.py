@@ -105,7 +105,7 @@ class Sent:
     space: Space
     answer: Answer
     mark: bytes
-    image: Image | None
+    image: Image | None = None
     """Taken for it, where there is a local index."""
     result: CommitResult | None = None
     late: bool = False
@@ -235,9 +235,10 @@ class RedisStore:
         generations = self._generations.get(space.tag, b"")
         mark, image = os.urandom(MARK_BYTES), self._local.take(commit.at)
         call = commit_call(space, commit, generations, ours, mark)
-        sent = Sent(commit, space, self._ahead.send(client, COMMIT, call), mark, image)
+        sent = Sent(commit, space, self._ahead.send(client, COMMIT, call), mark)
         self._sent.add(sent)
         self._follow(commit, ours, commit.position.commit_id)
+        sent.image = self._local.expect(image, commit)  # cut off in there, it would not be exact
         return partial(self._answer_to, sent)
 
     def find(self, at: Partition, key: bytes) -> Marker | None:
@@ -275,15 +276,22 @@ class RedisStore:
         sent = list(self._sent)
         try:
             if self._settings.is_local:
-                for each in sent:
-                    if each.commit.at == query.at:
-                        self._answer_to(each)
-                return self._local.look_up(query, self._space(query.at), self._owned.get(query.at))
+                return self._look_up_locally(query, sent)
             if sent and (found := self._lookup_behind(sent, query)):
                 return found
             return self._ask(query)
         except StoreError as error:
             return error
+
+    def _look_up_locally(self, query: Query, sent: Sequence[Sent]) -> Known:
+        """Raises StoreError."""
+        early = None
+        for each in sent:
+            if each.commit.at == query.at:
+                early = self._local.look_up_early(each.image, each.commit, query)
+                self._answer_to(each)
+        ours = self._owned.get(query.at)
+        return self._local.look_up(query, self._space(query.at), ours, early)
 
     def _ask(self, query: Query) -> Known:
         """What the server says. Raises StoreError."""

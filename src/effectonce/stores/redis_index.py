@@ -30,7 +30,7 @@ import numpy as np
 from redis.exceptions import NoScriptError
 
 from effectonce.errors import StoreCorrupt, StoreError
-from effectonce.model import Commit, Fingerprints, Keys, Known, Partition, Query
+from effectonce.model import Commit, Fingerprints, Keys, Known, Markers, Partition, Query
 from effectonce.stores.commits import generation_of, select
 from effectonce.stores.marked import MarkedKeys
 from effectonce.stores.redis_commit import KEY_BYTES, lookup_call
@@ -68,11 +68,28 @@ class Image:
     taken: float = 0.0
     """When the commit that it was taken for was about to be sent."""
     marked: MarkedKeys = field(default_factory=MarkedKeys)
+    expects: bytes = b""
+    """The id of the commit whose keys are in it already, though its answer is not back."""
     in_order: bool = True
     """No generation was added to after a younger one: else it could not be dropped by itself."""
 
     def look_up(self, keys: Keys) -> Known:
         return Known(*self.marked.look_up(keys), as_of=self.mark)
+
+    def add(self, commit: Commit, markers: Markers) -> None:
+        """What a commit marks of what is absent."""
+        generation = generation_of(commit.position)
+        self.in_order &= generation >= max(self.marked.first_position, default=0)
+        self.marked.insert(generation, markers.keys, markers.fingerprints)
+
+
+@dataclass(frozen=True, slots=True)
+class Early:
+    """What an image says once the commit in front is applied, found while the server is at work."""
+
+    image: Image
+    count: int
+    known: Known
 
 
 class LocalIndex:
@@ -89,14 +106,36 @@ class LocalIndex:
         self._generations = generations
         self._images: dict[Partition, Image] = {}
 
-    def look_up(self, query: Query, space: Space, ours: Ownership | None) -> Known:
+    def look_up(
+        self, query: Query, space: Space, ours: Ownership | None, early: Early | None = None
+    ) -> Known:
         """Raises StoreError."""
         if ours is None or ours.commit_id is None:
             return self._ask(query)
         image = self._images.get(query.at)
         if image is None or not self._is_current(image, query, ours.whole_fence):
             image = self._loaded(query, space, ours.whole_fence)
-        return image.look_up(query.keys) if image is not None else self._ask(query)
+        if image is None:
+            return self._ask(query)
+        if early and early.image is image and early.count == len(image.marked.index):
+            return replace(early.known, as_of=image.mark)
+        return image.look_up(query.keys)
+
+    def look_up_early(self, image: Image | None, commit: Commit, query: Query) -> Early | None:
+        """Before the answer to `commit` is read, for which `image` was taken."""
+        if image is None or image.run != query.run or image.expects != commit.position.commit_id:
+            return None
+        return Early(image, len(image.marked.index), image.look_up(query.keys))
+
+    def expect(self, image: Image | None, commit: Commit) -> Image | None:
+        """The image with what `commit` marks, which is on its way; it is put back by `follow`."""
+        markers, new = commit.markers, commit.position
+        if image is None or (commit.as_of, new.run) != (image.mark, image.run):
+            return image
+        if markers is not None and len(markers):
+            image.add(commit, markers)
+        image.expects = new.commit_id
+        return image
 
     def take(self, at: Partition) -> Image | None:
         """The image, which is the caller's from now on."""
@@ -217,9 +256,8 @@ def _join(image: Image, commit: Commit, existing: int, mark: bytes) -> None:
         seen, _ = image.marked.look_up(markers.keys)
         markers = select(markers, ~seen)
     if len(markers):
-        generation = generation_of(commit.position)
-        image.in_order &= generation >= max(image.marked.first_position, default=0)
-        image.marked.insert(generation, markers.keys, markers.fingerprints)
+        if image.expects != commit.position.commit_id:
+            image.add(commit, markers)
         image.mark = _number(mark)
 
 
