@@ -406,19 +406,30 @@ def test_keys_of_a_commit_ahead_that_was_refused_are_new(
     heir, zombie = heir_and_zombie(owner, make)
     before, trusting = heir.position, heir.prepared([7, 8], on_existing=REFUSE)
     trusting = replace(trusting, as_of=heir.known(7, 8).as_of)
-    assert zombie.commit([7]) == Stale()
+    assert zombie.commit([7, 5]) == Stale()
     receipt = heir.store.send(trusting)  # type: ignore[attr-defined]
-    assert looked_up(heir, 7, 8, 9) == [True, False, False]
+    assert looked_up(heir, 7, 8, 5) == [True, False, True]
     assert receipt() == Conflict((0,))
     assert (heir.position, heir.seen(8)) == (before, [False])
 
 
 @pytest.mark.usefixtures("never_checked")
-def test_what_a_commit_ahead_has_dropped_is_not_seen_behind_it(owner: Owner) -> None:
+def test_a_copy_that_was_sent_ahead_is_there_once(owner: Owner) -> None:
+    _, receipt = sent(owner, 0, 5)
+    assert looked_up(owner, 0, 5, 6) == [True, True, False]
+    assert receipt() == Applied(existing=1)
+    kept = image(owner)
+    assert kept is not None
+    assert len(kept.marked.index) == 2
+
+
+@pytest.mark.usefixtures("never_checked")
+@pytest.mark.parametrize("trusts", [True, False])
+def test_what_a_commit_ahead_has_dropped_is_not_seen_behind_it(owner: Owner, trusts: bool) -> None:
     owner.position = next_generation(owner.position, 2, floor=1)
     assert owner.commit([1]) == Applied()
     owner.position = next_generation(owner.position, 3, floor=2)
-    receipt = sent_as_of(owner, 2)
+    receipt = sent_as_of(owner, 2) if trusts else sent(owner, 2)[1]
     assert looked_up(owner, 0, 1, 2) == [False, True, True]
     assert receipt() == Applied()
 
