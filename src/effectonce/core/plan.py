@@ -10,6 +10,7 @@ First match wins:
 | its key has a marker, another fingerprint             | CONFLICT      |
 | its key runs earlier in this batch, same payload      | LEAN on that one |
 | its key runs earlier in this batch, another payload   | WAIT          |
+| its key stands in front of this batch                 | the same two  |
 | its key is pending elsewhere                          | WAIT          |
 | else                                                  | RUN           |
 
@@ -35,6 +36,8 @@ from numpy.typing import NDArray
 from effectonce.model import Fingerprints, Keys, Known, Offsets, Partition, Rows
 
 Decisions: TypeAlias = NDArray[np.uint8]
+InFront: TypeAlias = Mapping[bytes, tuple[int, int]]
+"""Keys that were planned before and are not passed yet: the caller's row, and the fingerprint."""
 
 
 class Decision(IntEnum):
@@ -100,6 +103,8 @@ class Plan:
     """Rows to hand to the handler, in delivered order."""
     leans: Mapping[int, int] = field(default_factory=dict)
     """Row of a copy -> row of the record whose fate it shares; always an earlier one."""
+    leans_in_front: Mapping[int, int] = field(default_factory=dict)
+    """The same, where that record was planned before: the caller's number of it."""
     blocked_by: Decision | None = None
 
     def count(self, decision: Decision) -> int:
@@ -112,6 +117,7 @@ def plan(
     position_next: int,
     pending: Mapping[bytes, Pending] | None = None,
     unidentified: Unidentified = Unidentified.BLOCKS,
+    in_front: InFront | None = None,
 ) -> Plan:
     """Decide for every record. `known` answers `columns.keys`, row for row."""
     decisions = np.zeros(len(columns), np.uint8)
@@ -126,9 +132,12 @@ def plan(
     if len(columns) and columns.offsets[0] < position_next:
         decisions[columns.offsets < position_next] = _BELOW
     leans: dict[int, int] = {}
+    leans_in_front: dict[int, int] = {}
+    if in_front:
+        leans_in_front = _lean_in_front(columns, decisions, in_front)
     if pending or may_repeat_inside(columns.keys):
         leans = _lean(columns, decisions, pending or {})
-    return _cut(decisions, leans)
+    return _cut(decisions, leans, leans_in_front)
 
 
 def may_repeat_inside(keys: Keys) -> bool:
@@ -164,15 +173,32 @@ def _lean(
     return leans
 
 
-def _cut(decisions: Decisions, leans: dict[int, int]) -> Plan:
+def _lean_in_front(columns: Columns, decisions: Decisions, in_front: InFront) -> dict[int, int]:
+    """Settle the records whose key stands in front of these columns; exact, row by row."""
+    raw = columns.keys.tobytes()
+    leans: dict[int, int] = {}
+    for row in np.flatnonzero(decisions == _RUN).tolist():
+        leader = in_front.get(raw[16 * row : 16 * row + 16])
+        if leader is None:
+            continue
+        if leader[1] == columns.fingerprints[row]:
+            decisions[row] = _LEAN
+            leans[row] = leader[0]
+        else:
+            decisions[row] = _WAIT
+    return leans
+
+
+def _cut(decisions: Decisions, leans: dict[int, int], leans_in_front: dict[int, int]) -> Plan:
     """End the plan at the first record that the position cannot pass."""
     size, blocked_by = len(decisions), None
     if not decisions.any():
-        return Plan(size, decisions, np.arange(size), leans)
+        return Plan(size, decisions, np.arange(size))
     blocked = (decisions >= _WAIT).nonzero()[0]
     if len(blocked):
         size = int(blocked[0])
         blocked_by = Decision(int(decisions[size]))
         leans = {row: leader for row, leader in leans.items() if row < size}
+        leans_in_front = {row: leader for row, leader in leans_in_front.items() if row < size}
     runs = (decisions[:size] <= _UNPROTECTED).nonzero()[0]
-    return Plan(size, decisions, runs, leans, blocked_by)
+    return Plan(size, decisions, runs, leans, leans_in_front, blocked_by)
