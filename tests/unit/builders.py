@@ -94,8 +94,11 @@ def planned(
     position_next: int = 0,
     waiting: Mapping[bytes, Pending] | None = None,
     unidentified: Unidentified = Unidentified.BLOCKS,
+    front: str = "",
 ) -> Plan:
-    return plan(columns, known(columns, markers), position_next, waiting, unidentified)
+    """`front`: what was planned before; its rows count from 0, whatever the columns' do."""
+    rows = {key(row[0]): (i, payload(row)) for i, row in enumerate(front.split())}
+    return plan(columns, known(columns, markers), position_next, waiting, unidentified, rows)
 
 
 def endings(text: str) -> Endings:

@@ -67,6 +67,27 @@ def test_a_marked_key_with_another_payload_ends_the_plan_or_an_event_would_be_lo
     assert made.blocked_by is Decision.CONFLICT
 
 
+def test_a_copy_of_what_stands_in_front_leans_on_it_or_both_would_run() -> None:
+    made = planned(batch("a b a b"), front="x a")
+    assert (decided(made), runs(made)) == ([LEAN, RUN, LEAN, LEAN], [1])
+    assert (made.leans, made.leans_in_front) == ({3: 1}, {0: 1, 2: 1})
+
+
+def test_a_copy_with_another_payload_than_in_front_waits_or_its_payload_would_be_lost() -> None:
+    made = planned(batch("b a' b b"), front="a")
+    assert (decided(made), made.blocked_by) == ([RUN], Decision.WAIT)
+
+
+def test_a_marker_speaks_before_what_stands_in_front_or_a_conflict_would_wait_for_ever() -> None:
+    assert decided(planned(batch("a"), "a", front="a")) == [REPEAT]
+    assert planned(batch("a'"), "a", front="a").blocked_by is Decision.CONFLICT
+
+
+def test_nothing_behind_the_end_leans_on_what_stands_in_front_or_it_would_be_passed() -> None:
+    made = planned(batch("? a"), front="a")
+    assert (made.size, made.leans_in_front) == (0, {})
+
+
 def test_a_key_pending_in_another_partition_is_waited_for_or_both_would_run() -> None:
     made = planned(batch("b a c"), waiting=pending("a"))
     assert (decided(made), runs(made)) == ([RUN], [0])
@@ -140,6 +161,7 @@ class Case:
     offsets: list[int]
     markers: list[str]
     pending: dict[str, int]
+    front: list[str]
     position_next: int
     unidentified: Unidentified
 
@@ -158,6 +180,7 @@ class Case:
             position_next=self.position_next,
             waiting=self.waiting,
             unidentified=self.unidentified,
+            front=" ".join(self.front),
         )
 
 
@@ -173,6 +196,7 @@ def cases(draw: st.DrawFn) -> Case:
         offsets=[int(offset) for offset in np.cumsum(gaps)],
         markers=draw(st.lists(RECORD, max_size=3, unique_by=lambda record: record[0])),
         pending=draw(st.dictionaries(st.sampled_from("abcdef"), st.integers(0, 1), max_size=2)),
+        front=draw(st.lists(RECORD, max_size=2, unique_by=lambda record: record[0])),
         position_next=draw(st.integers(0, 12)),
         unidentified=draw(st.sampled_from(Unidentified)),
     )
@@ -187,7 +211,7 @@ def oracle(case: Case) -> tuple[list[Decision], dict[int, int], Decision | None]
     for row, record in enumerate(case.records):
         decision = decide(case, row, markers, leaders)
         if decision is Decision.LEAN:
-            leans[row] = leaders[record[0]]
+            leans[row] = leaders.get(record[0], row)
         elif decision is Decision.RUN:
             leaders[record[0]] = row
         if decision in (Decision.UNIDENTIFIED, Decision.CONFLICT, Decision.WAIT):
@@ -206,6 +230,9 @@ def decide(case: Case, row: int, markers: dict[str, int], leaders: dict[str, int
         return Decision.UNIDENTIFIED if blocks else Decision.UNPROTECTED
     if event_id in markers:
         return Decision.REPEAT if markers[event_id] == fingerprint else Decision.CONFLICT
+    front = {one[0]: payload(one) for one in case.front}
+    if event_id in front:
+        return Decision.LEAN if front[event_id] == fingerprint else Decision.WAIT
     if event_id in case.pending:
         return Decision.WAIT
     if event_id in leaders:
@@ -219,7 +246,11 @@ def test_every_plan_is_the_table_read_row_by_row(case: Case) -> None:
     made = case.plan()
     found, leans, blocked_by = oracle(case)
     assert decided(made) == found
-    assert made.leans == leans
+    assert made.leans == {row: leader for row, leader in leans.items() if leader != row}
+    front = [one[0] for one in case.front]
+    assert made.leans_in_front == {
+        row: front.index(case.records[row][0]) for row, leader in leans.items() if leader == row
+    }
     assert made.blocked_by is blocked_by
     assert runs(made) == [
         row for row, d in enumerate(found) if d in (Decision.RUN, Decision.UNPROTECTED)
