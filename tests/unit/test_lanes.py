@@ -1,12 +1,15 @@
 """The tables of `core/lanes.py` and `core/stretch.py`, a test a row."""
 
+from collections.abc import Collection
 from datetime import timedelta
 
 import numpy as np
 import pytest
 
 from effectonce.core.lanes import STRETCH, Lanes, Start, deal
+from effectonce.core.order import Queues
 from effectonce.core.plan import Decision, Unidentified
+from effectonce.core.stretch import Stretch
 from effectonce.model import UNSET, Ending, Known, Outcome, OutcomeKind
 from effectonce.policy import Retry
 from tests.unit.builders import AT, batch, key, marked, pending, reached
@@ -75,8 +78,10 @@ def test_what_waits_for_another_partition_may_be_looked_up_again_or_it_would_wai
     admitted = hand.admit("b a", pending=pending("a"))
     assert (admitted.size, admitted.blocked_by) == (1, Decision.WAIT)
     assert room_of(hand) > 0
+    assert not hand.lanes.is_halted
     assert hand.admit("a").blocked_by is None
     assert hand.lanes.blocked_by is None
+    assert room_of(hand) > 0
 
 
 @pytest.mark.parametrize("record", ["?", "m'"])
@@ -97,9 +102,25 @@ def test_nothing_behind_what_blocks_comes_in_or_the_position_would_pass_it(recor
     assert hand.lanes.is_halted
 
 
+def test_a_partition_that_waits_is_not_halted_or_it_would_stop_for_an_event_in_the_handler() -> (
+    None
+):
+    hand = Hand()
+    assert hand.admit("a", pending=pending("a")).blocked_by is Decision.WAIT
+    assert not hand.lanes.is_halted
+
+
+def test_what_blocks_halts_only_once_all_in_front_is_passed_or_the_front_would_be_left() -> None:
+    hand = Hand()
+    hand.admit("a ?")
+    assert hand.lanes.news == 0
+    assert not hand.lanes.is_halted
+
+
 def test_unprotected_records_run_and_are_never_marked_nor_leant_on() -> None:
     hand = Hand(Lanes(AT, RETRY, unidentified=Unidentified.RUNS_UNPROTECTED))
     hand.admit("x ? ?")
+    assert set(hand.lanes.keys) == {key("x")}
     assert hand.start() == [0, 1, 2]
     hand.done(1, 2)
     assert marked(hand.commit()) == []
@@ -243,6 +264,38 @@ def test_a_copy_of_what_is_over_holds_nothing_or_its_lane_would_wait_for_ever() 
     assert hand.start() == [3]
 
 
+def test_a_copy_of_what_was_ignored_holds_nothing_or_its_lane_would_wait_for_ever() -> None:
+    hand = Hand()
+    hand.admit("x a", ". k")
+    hand.start()
+    hand.lanes.ignored(1)
+    hand.admit("a b", "k k")
+    assert hand.start() == [3]
+
+
+def test_a_copy_of_what_failed_holds_its_lane_or_its_lane_would_overtake() -> None:
+    hand = Hand()
+    hand.admit("a", "k")
+    hand.start()
+    hand.fail(0)
+    hand.admit("a b", "l l")
+    assert hand.start() == []
+    assert hand.start(now=1.0) == [0]
+    hand.done(0)
+    assert hand.start() == [2]
+
+
+def test_a_copy_leans_on_a_record_of_its_own_batch_or_it_would_share_anothers_fate() -> None:
+    hand = Hand()
+    hand.admit("x y")
+    hand.start()
+    hand.done(0, 1)
+    hand.admit("a a b", ". k k")
+    assert hand.start() == [2]
+    hand.done(2)
+    assert hand.start() == [4]
+
+
 def test_the_oldest_go_first_or_the_position_would_lag() -> None:
     hand = Hand()
     hand.admit("a b c d", "k k l m")
@@ -367,6 +420,30 @@ def test_what_stood_ready_or_backed_off_behind_never_starts_once_attempts_are_us
     assert hand.lanes.is_halted
 
 
+def test_what_stood_ready_in_front_still_starts_once_attempts_are_used_up() -> None:
+    hand = Hand(Lanes(AT, Retry(1)))
+    hand.admit("a b")
+    hand.start()
+    hand.lanes.put_back(0)
+    assert hand.fail(1) is None
+    assert (hand.lanes.in_flight, hand.lanes.news, hand.lanes.is_halted) == (0, 0, False)
+    assert hand.start() == [0]
+
+
+def test_what_was_passed_in_front_is_committed_before_it_halts_or_it_would_be_replayed() -> None:
+    hand = Hand(Lanes(AT, Retry(1)))
+    hand.admit("a b")
+    hand.start()
+    hand.fail(0)
+    assert not hand.lanes.is_halted
+    hand.done(1)
+    assert not hand.lanes.is_halted
+    hand.send()
+    assert not hand.lanes.is_halted
+    hand.answer()
+    assert hand.lanes.is_halted
+
+
 def test_what_fails_behind_one_that_is_used_up_gets_no_other_attempt() -> None:
     hand = Hand()
     hand.admit("a b")
@@ -384,6 +461,9 @@ def test_of_two_that_are_used_up_the_first_counts_or_the_wrong_one_would_be_name
     hand = Hand()
     hand.admit("a b c")
     hand.start()
+    for now in (10.0, 20.0):
+        hand.fail(2, now)
+        hand.start(now=99.0)
     hand.exhaust(1)
     assert hand.fail(2) is None
     assert hand.lanes.exhausted == 1
@@ -510,6 +590,30 @@ def test_what_lies_below_is_forgotten_without_a_commit() -> None:
     assert (len(hand.lanes), hand.position.next) == (0, 2)
 
 
+def test_an_outcome_stays_with_its_record_or_another_would_be_answered_with_it() -> None:
+    hand = Hand()
+    hand.admit("a b c")
+    hand.start()
+    hand.done(0)
+    hand.commit()
+    hand.done(1)
+    hand.lanes.done(2, OUTCOME)
+    commit = hand.commit()
+    assert commit is not None
+    assert commit.markers is not None
+    assert (marked(commit), dict(commit.markers.outcomes)) == ([1, 2], {1: OUTCOME})
+
+
+def test_what_ran_here_is_no_repeat_when_it_is_passed_or_the_counts_would_lie() -> None:
+    hand = Hand()
+    hand.admit("a b")
+    hand.start()
+    hand.done(1)
+    hand.commit()
+    hand.done(0)
+    assert hand.lanes.settlement().passed.tolist() == [Decision.RUN, Decision.RUN]
+
+
 def test_the_rows_of_a_settlement_name_the_records_whose_times_count() -> None:
     hand = Hand()
     hand.admit("a b c d e")
@@ -572,3 +676,29 @@ def test_keys_are_forgotten_with_what_is_passed_or_memory_would_grow() -> None:
     hand.done(0)
     hand.commit()
     assert set(hand.lanes.keys) == {key("b")}
+
+
+def test_nothing_is_kept_of_what_is_passed_or_memory_would_grow() -> None:
+    hand = Hand(Lanes(AT, RETRY, unidentified=Unidentified.RUNS_UNPROTECTED))
+    hand.admit("a ? b a c b", "k k . l l .")
+    hand.start()
+    hand.fail(0)
+    hand.lanes.done(2, OUTCOME)
+    hand.commit()
+    while started := hand.start(now=9.0):
+        hand.done(*started)
+    hand.commit()
+    assert hand.position.next == 6
+    assert kept(hand.lanes) == {}
+
+
+def kept(one: object) -> dict[str, object]:
+    """All that is not empty, here and in parts that keep something themselves."""
+    found: dict[str, object] = {}
+    for name, value in vars(one).items():
+        if isinstance(value, bytearray | Collection) and len(value):
+            found[name] = value
+        elif isinstance(value, Queues | Stretch):
+            found |= kept(value)
+    found.pop("_at", None)
+    return found

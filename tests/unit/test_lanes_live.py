@@ -133,9 +133,7 @@ class Life(RuleBasedStateMachine):
     @rule(
         records=st.lists(
             st.tuples(
-                st.sampled_from(
-                    ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"] * 3 + ["a'", "?"]
-                ),
+                st.sampled_from([*("abcdefgh" * 3), "a'", "?"]),
                 st.sampled_from("kkl.m"),
                 st.integers(1, 2),
             ),
@@ -330,6 +328,20 @@ class Life(RuleBasedStateMachine):
         if self.cursor < len(self.log):
             offset = self.offsets[self.cursor]
             assert self.hand.lanes.room(offset) == self.room(offset)
+
+    @invariant()
+    def it_halts_only_where_nothing_more_can_happen(self) -> None:
+        if not self.hand.lanes.is_halted:
+            return
+        here = self.model.here
+        assert self.hand.underway is None
+        assert not self.model.in_state("flight")
+        assert all(r.durable for r in self.model.in_state("done") if r.decision is Decision.RUN)
+        if self.model.exhausted is not None:
+            assert here[0] is self.model.exhausted
+        else:
+            assert not here
+            assert self.model.blocked_by in (Decision.CONFLICT, Decision.UNIDENTIFIED)
 
     def teardown(self) -> None:
         """Nothing fails any more: all ends, or the partition stops and says why."""

@@ -109,8 +109,8 @@ class Stretch:
         return first
 
     def has_marker(self, row: int) -> bool:
-        """Whether a commit has marked it, or passed it."""
-        return row < self.first or bool(self._marked[row - self.first])
+        """Whether a commit has marked it; it is not passed."""
+        return bool(self._marked[row - self.first])
 
     def is_over(self, row: int) -> bool:
         """Whether one that runs has ended for good. Others end with it, or were never open."""
