@@ -13,7 +13,7 @@ with the store; whatever comes later is judged by the store's fence.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from effectonce.begin import Beginner, topic_gone
@@ -237,6 +237,7 @@ class Assignment:
             for owned in opening:
                 owned.due = now + TELL_SECONDS
             return
+        self._compare(topic_ids)
         for owned in opening:
             await self._beginner.begin(owned, topic_ids)
 
@@ -286,10 +287,15 @@ class Assignment:
                 self.gone.pop(topic, None)
             else:
                 self.on_topic_gone(topic, "it was deleted")
+        self._compare(ids)
+
+    def _compare(self, ids: Mapping[str, bytes]) -> None:
+        """Begin anew where a log is another one by now."""
         for owned in self.partitions():
             topic_id = ids.get(owned.at.topic)
             if (
                 owned.stage is Stage.RUNNING
+                and not owned.anew
                 and topic_id is not None
                 and topic_id != owned.row.topic_id != NO_ID
             ):
@@ -319,10 +325,15 @@ class Assignment:
     async def _holds_nothing_more(self, owned: Owned) -> bool:
         """Whether the partition is at the end that its log has now.
 
-        A log that ends before it is another one, whose records are all still to come.
+        Of another log, created anew under the topic's name, all records are still to come. It may
+        end just there: the id, read after the end, says whose end that was (simulated, 12014885).
         """
         ends = await self._client.log_ends(owned.key)
-        return max(owned.row.next, await self._client.position(owned.key)) == ends.end
+        if max(owned.row.next, await self._client.position(owned.key)) != ends.end:
+            return False
+        ids = await self._client.topic_ids([owned.at.topic])
+        self._compare(ids)
+        return owned.at.topic in ids and not owned.anew
 
     def _remind(self, now: float) -> None:
         if now - self._reminded < REMIND_SECONDS:

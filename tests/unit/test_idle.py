@@ -85,7 +85,19 @@ class HoldsOther(SlowPolls):
         return LogEnds(0, self._log.end - (1 if self._polls > 5 else 0))
 
 
-@pytest.mark.parametrize("client_type", [SlowPolls, HoldsMore, HoldsOther])
+class HoldsOtherOfTheSameLength(SlowPolls):
+    """The same, just before it is asked where its log ends; the consumer is stopped then."""
+
+    def log_ends(self, partition: TopicPartition) -> LogEnds:
+        if self._polls >= 10:
+            self.topic_id = b"U" * 16
+            self.at_poll = {self._polls + 1: self.at_poll[20]}
+        return super().log_ends(partition)
+
+
+@pytest.mark.parametrize(
+    "client_type", [SlowPolls, HoldsMore, HoldsOther, HoldsOtherOfTheSameLength]
+)
 def test_an_idle_partition_lets_go_of_old_generations_unless_records_wait_in_its_log(
     client_type: type[SlowPolls],
 ) -> None:

@@ -369,9 +369,7 @@ MUTANTS: Final = (
         "a recreated topic is not seen",
         _swap(start, "_same_topic", lambda real: lambda one, other: True),
     ),
-    Mutant(
-        "topic ids are never compared", _swap(Assignment, "_check_topics_now_and_then", _nothing)
-    ),
+    Mutant("topic ids are never compared", _swap(Assignment, "_compare", _nothing)),
     Mutant("a lost position is not heard", _swap(Assignment, "on_position_gone", _nothing)),
     Mutant("unknown is taken for applied", _swap(SimStore, "commit", _takes_for_applied(Unknown))),
     Mutant(
