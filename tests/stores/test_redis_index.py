@@ -27,10 +27,9 @@ from effectonce.model import (
     Unknown,
 )
 from effectonce.stores import open_async_store, open_store, redis_index
-from effectonce.stores.marked import MarkedKeys
 from effectonce.stores.redis import RedisStore
 from effectonce.stores.redis_index import Image
-from effectonce.stores.redis_scripts import COMMIT, Script
+from effectonce.stores.redis_scripts import COMMIT_PACKED, Script
 from effectonce.testing.owner import (
     AT,
     OTHER,
@@ -46,7 +45,7 @@ from tests.stores.test_redis_ahead import _locks, is_answered, looked_up, sent, 
 from tests.unit.test_interrupts import Tracer, traced
 
 REFUSE = OnExisting.REFUSE
-TAG = "effectonce:{payments:billing:orders:0}"
+TAG = "effectonce:{payments:billing:orders:0:packed}"
 MARKERS = f"{TAG}:markers:0:1"
 
 
@@ -140,15 +139,31 @@ def test_a_look_up_behind_a_commit_costs_the_server_nothing(admin: Redis, owner:
 
 
 @pytest.mark.usefixtures("never_checked")
-def test_a_commit_of_looked_up_keys_does_not_search_or_the_half_of_it_was_for_nothing(
+def test_a_commit_of_looked_up_keys_is_one_call_or_the_half_of_it_was_for_nothing(
     admin: Redis, owner: Owner
 ) -> None:
-    before = calls(admin, "hmget")
+    before = calls(admin)
     for number in range(1, 20):
         commit = owner.prepared([number], on_existing=REFUSE)
         assert owner.send(replace(commit, as_of=owner.known(number).as_of)) == Applied()
         owner.position = commit.position
-    assert calls(admin, "hmget") == before
+    assert calls(admin) - before == 19
+
+
+@pytest.mark.usefixtures("never_checked")
+def test_a_commit_of_keys_that_nobody_looked_up_reads_what_is_new_and_nothing_twice(
+    admin: Redis, owner: Owner
+) -> None:
+    """Lanes look up more often than they commit."""
+    before = calls(admin, "lrange")
+    for number in range(1, 20):
+        assert owner.commit([number], on_existing=REFUSE) == Applied()
+        assert owner.commit([number], on_existing=REFUSE) == Conflict((0,))
+        assert owner.seen(number, number + 1) == [True, False]
+    assert calls(admin, "lrange") - before <= 2 * 19 * 20
+    kept = image(owner)
+    assert kept is not None
+    assert len(kept.marked.index) == 20
 
 
 @pytest.mark.parametrize("count", [3, 200, 25_000])
@@ -166,15 +181,7 @@ def test_a_start_loads_every_generation_of_its_run_and_no_other(
     assert known.fingerprints[:-2].tolist() == [fingerprint_of(n) for n in numbers]
     found = image(owner)
     assert found is not None
-    assert len(found.marked.index) == len(numbers), "what HSCAN brought twice is there once"
-
-
-def test_markers_that_a_scan_brings_twice_are_one() -> None:
-    marked = MarkedKeys()
-    _, fingerprints = marked.look_up(keys_of(1, 2, 1))
-    redis_index._insert_absent(marked, 1, keys_of(1, 2, 1), fingerprints)
-    redis_index._insert_absent(marked, 1, keys_of(2, 3, 2), fingerprints)
-    assert len(marked.index) == 3
+    assert len(found.marked.index) == len(numbers)
 
 
 # -- what former owners note behind our back -------------------------------------------------------
@@ -260,27 +267,55 @@ def test_facts_that_are_noted_while_markers_are_loaded_are_loaded_too(
     times: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Often: then the server is asked, and no look-up waits for a zombie to rest."""
-    monkeypatch.setattr(redis_index, "SLICE", 10)
-    owner.commit(range(1000, 2000))
+    """Those of the moment when it began; what came behind it, the mark says."""
+    monkeypatch.setattr(redis_index, "SLICE_ROWS", (1, 1))
+    for number in range(1000, 1010):
+        assert owner.commit([number]) == Applied()
     heir = Owner.open(make())
     heir.store._local.clear()  # type: ignore[attr-defined]
-    together, noted = heir.store._link.together, 0  # type: ignore[attr-defined]
+    read, noted = heir.store._link.read, 0  # type: ignore[attr-defined]
 
-    def noting(*args: Any, **how: Any) -> list[Any]:
+    def noting(command: str, *args: Any) -> Any:
         nonlocal noted
-        if noted < times:
+        if command == "LRANGE" and noted < times:
             noted += 1
             assert owner.commit([noted]) == Stale()
-        answers: list[Any] = together(*args, **how)
-        return answers
+        return read(command, *args)
 
-    monkeypatch.setattr(heir.store._link, "together", noting)  # type: ignore[attr-defined]
-    numbers = [1, 1000, 1999, 5000]
+    monkeypatch.setattr(heir.store._link, "read", noting)  # type: ignore[attr-defined]
+    numbers = [1000, 1005, 1009, 5000]
     assert heir.seen(*numbers) == [True, True, True, False]
-    assert (image(heir) is None) is (times > 1)
+    assert noted == min(times, 11)
     monkeypatch.undo()
+    assert heir.commit([noted], on_existing=REFUSE) == Conflict((0,))
     assert heir.seen(*range(1, noted + 1), *numbers) == [True] * (noted + 3) + [False]
+
+
+@pytest.mark.usefixtures("never_checked")
+def test_a_generation_that_goes_while_markers_are_loaded_is_not_half_of_an_index(
+    owner: Owner, make: Callable[[], RedisStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 10):
+        assert owner.commit([number]) == Applied()
+    owner.position = next_generation(owner.position, 2, floor=1)
+    assert owner.commit([100]) == Applied()
+    monkeypatch.setattr(redis_index, "SLICE_ROWS", (1, 1))
+    other = make()
+    other.prepare()
+    read, drops = other._link.read, [3]
+
+    def dropping(command: str, *args: Any) -> Any:
+        if command == "LRANGE":
+            drops[0] -= 1
+            if not drops[0]:
+                owner.position = next_generation(owner.position, 3, floor=2)
+                assert owner.commit([200]) == Applied()
+        return read(command, *args)
+
+    monkeypatch.setattr(other._link, "read", dropping)
+    (known,) = other.lookup([Query(AT, keys_of(1, 9, 100, 200), 0)])
+    assert isinstance(known, Known)
+    assert known.seen.tolist() == [False, False, True, True]
 
 
 # -- answers that are lost -------------------------------------------------------------------------
@@ -296,7 +331,7 @@ def test_a_commit_without_an_answer_is_asked_after_and_loaded_once_it_is_known(
     run = owner.store._link.run
 
     def unanswered(script: Script, *call: Any) -> Any:
-        if script is COMMIT:
+        if script is COMMIT_PACKED:
             if landed:
                 run(script, *call)
             raise StoreUnavailable("no answer")
@@ -456,9 +491,9 @@ def test_ctrl_c_at_any_line_hides_no_marker(owner: Owner) -> None:
         for again in (False, True):
             if again:
                 owner = Owner.open(owner.store)  # as the driver does
+            answer = looked_up(owner, 10 * number)  # which sends again what came to nothing
             there = owner.store.find(AT, key_bytes(10 * number)) is not None
-            answer = looked_up(owner, 10 * number)
-            assert answer == [there] or (not again and isinstance(answer, NotOpen))
+            assert answer == [there] or (not again and isinstance(answer, NotOpen)), point
         sent_and_answered(owner, 10 * number + 3)
 
 
@@ -577,15 +612,26 @@ def test_a_generation_that_is_gone_is_found_by_a_check(admin: Redis, owner: Owne
     assert isinstance(looked_up(owner, 1), StoreCorrupt)
 
 
-@pytest.mark.parametrize("field", [b"short", key_bytes(7)])
-def test_a_marker_that_cannot_be_read_is_neither_new_nor_seen(
-    admin: Redis, owner: Owner, field: bytes
+@pytest.mark.parametrize("element", [b"short", b"m" * 8 + b"\1" * 100, b""])
+def test_a_packed_row_that_cannot_be_read_is_neither_new_nor_seen(
+    admin: Redis, owner: Owner, element: bytes
 ) -> None:
-    admin.hset(MARKERS, field, b"short")
+    admin.rpush(MARKERS, element)
     owner = Owner.open(owner.store)
     answer = looked_up(owner, 0)
     assert isinstance(answer, StoreCorrupt)
     assert MARKERS in str(answer)
+
+
+def test_a_packed_row_under_anothers_key_is_neither_new_nor_seen(
+    admin: Redis, owner: Owner
+) -> None:
+    owner.position = next_generation(owner.position, 2, floor=1)
+    assert owner.commit([1]) == Applied()
+    element = admin.lindex(MARKERS, 0)
+    assert isinstance(element, bytes)
+    admin.rpush(MARKERS.replace(":1", ":2"), element)
+    assert isinstance(looked_up(Owner.open(owner.store), 0), StoreCorrupt)
 
 
 @pytest.mark.usefixtures("always_checked")
@@ -632,10 +678,10 @@ def test_the_async_store_says_that_it_has_none() -> None:
 
 
 def test_a_missing_right_is_found_at_the_start(server: ValkeyServer, admin: Redis) -> None:
-    order(admin, "ACL SETUSER", "app", "reset", "on", ">pw", "~*", "+@all", "-hscan")
+    order(admin, "ACL SETUSER", "app", "reset", "on", ">pw", "~*", "+@all", "-lrange")
     url = server.url.replace("unix://", "unix://app:pw@")
     store = RedisStore(url, layout="partition", index="local")
-    with pytest.raises(ConfigError, match="hscan"):
+    with pytest.raises(ConfigError, match="lrange"):
         store.prepare()
     store.close()
     without = RedisStore(url, layout="partition")

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from threading import Lock
@@ -31,17 +31,13 @@ from effectonce.model import (
     Partition,
     Query,
     Stale,
-    Status,
     Unknown,
 )
 from effectonce.ports import Durability, Traits
 from effectonce.stores.commits import are_facts
-from effectonce.stores.encoding import decode_outcome, outcome_key
-from effectonce.stores.overlay import Row as UserRow
 from effectonce.stores.redis_ahead import Ahead, Answer
 from effectonce.stores.redis_checks import RIGHTS, ask, explained, problems_of, try_scripts
 from effectonce.stores.redis_commit import (
-    MARK_BYTES,
     Call,
     commit_call,
     found_in,
@@ -50,19 +46,31 @@ from effectonce.stores.redis_commit import (
     packed_lookups,
     result,
 )
-from effectonce.stores.redis_index import NO_KEYS, Image, LocalIndex, problem_of
+from effectonce.stores.redis_index import (
+    NO_KEYS,
+    Image,
+    LocalIndex,
+    problem_of,
+)
 from effectonce.stores.redis_index import RIGHTS as LOCAL_RIGHTS
-from effectonce.stores.redis_link import Arguments, Client, Link, link_to, own_link
+from effectonce.stores.redis_link import Arguments, Client, link_to, own_link
 from effectonce.stores.redis_rows import (
+    MARK_BYTES,
     Ownership,
     Space,
-    decode_marker,
-    decode_pairs,
+    pairs_of,
     partition_name,
     quoted,
     topic_name,
 )
-from effectonce.stores.redis_scripts import COMMIT, LOOKUP, OPEN, Script
+from effectonce.stores.redis_scripts import (
+    COMMIT,
+    COMMIT_PACKED,
+    LOOKUP,
+    LOOKUP_PACKED,
+    OPEN,
+    Script,
+)
 from effectonce.stores.redis_shared import (
     ATTEMPTS,
     CHECK_SECONDS,
@@ -78,15 +86,12 @@ from effectonce.stores.redis_shared import (
     newest_ms,
     opened_too_fast,
     opening,
-    outcome_gone,
     owned_in,
-    pairs_of,
-    rows_under,
     settings_of,
     turned_too_fast,
 )
-from effectonce.stores.redis_tx import RedisTransaction
-from effectonce.stores.redis_view import View, look
+from effectonce.stores.redis_tx import PartitionRows, RedisTransaction
+from effectonce.stores.redis_view import View, find, look
 from effectonce.stores.redis_wait import (
     Look,
     Wait,
@@ -153,7 +158,8 @@ class RedisStore:
         self._generations: dict[str, bytes] = {}
         self._evictions = Evictions()
         self._checked = 0.0
-        self._local = LocalIndex(self._link, self._ask, self._generations)
+        self._local = LocalIndex(self._link, self._ask_packed, self._generations)
+        self._commit_script = COMMIT_PACKED if self._settings.is_local else COMMIT
 
     @property
     def traits(self) -> Traits:
@@ -234,21 +240,16 @@ class RedisStore:
         ours = owned_in(commit, self._owned)
         generations = self._generations.get(space.tag, b"")
         mark, image = os.urandom(MARK_BYTES), self._local.take(commit.at)
+        commit = self._local.as_of(image, commit)
         call = commit_call(space, commit, generations, ours, mark)
-        sent = Sent(commit, space, self._ahead.send(client, COMMIT, call), mark)
+        sent = Sent(commit, space, self._ahead.send(client, self._commit_script, call), mark)
         self._sent.add(sent)
         self._follow(commit, ours, commit.position.commit_id)
         sent.image = self._local.expect(image, commit)  # cut off in there, it would not be exact
         return partial(self._answer_to, sent)
 
     def find(self, at: Partition, key: bytes) -> Marker | None:
-        space = self._space(at)
-        packed: bytes = self._link.read("HGET", space.scope, "generations") or b""
-        for pair in sorted(decode_pairs(packed, space.scope), reverse=True):
-            value: bytes | None = self._link.read("HGET", space.markers(pair), key)
-            if value is not None:
-                return self._with_outcome(space, pair, decode_marker(key, value, pair))
-        return None
+        return find(self._link, self._space(at), key)
 
     def look(self, key: bytes | None = None) -> list[View]:
         """All that is there, and the markers of `key`: for people. Nothing is opened or written."""
@@ -256,7 +257,7 @@ class RedisStore:
 
     def transaction(self, at: Partition) -> RedisTransaction:
         space = self._space(at)
-        rows = _PartitionRows(self._link, space.rows(at))
+        rows = PartitionRows(self._link, space.rows(at))
         return RedisTransaction(rows, space, is_cluster=self._link.is_cluster)
 
     def release(self, at: Partition) -> None:
@@ -292,6 +293,14 @@ class RedisStore:
                 self._answer_to(each)
         ours = self._owned.get(query.at)
         return self._local.look_up(query, self._space(query.at), ours, early)
+
+    def _ask_packed(self, query: Query, fence: bytes) -> list[Any]:
+        """Raises StoreError."""
+        return self._run(
+            LOOKUP_PACKED,
+            space := self._space(query.at),
+            lambda generations: lookup_call(space, query, generations, fence),
+        )
 
     def _ask(self, query: Query) -> Known:
         """What the server says. Raises StoreError."""
@@ -340,9 +349,10 @@ class RedisStore:
 
     def _answered(self, sent: Sent) -> CommitResult:
         commit, found = sent.commit, self._ahead.read(sent.answer)
-        if found is None or found[0] == b"generations":
+        if found is None or found[0] in (b"generations", b"marked"):
             sent.late = True
-            return self._commit(commit, sent.image)
+            self._follow(commit, owned_in(commit, self._owned), commit.follows)
+            return self._commit(commit, None)
         answered = self._result_of(commit, sent.space, found)
         ours = owned_in(commit, self._owned)
         self._local.follow(sent.image, commit, ours, sent.mark, found)
@@ -355,19 +365,25 @@ class RedisStore:
         ours = owned_in(commit, self._owned)
         mark = os.urandom(MARK_BYTES)
         try:
-            answer = self._run(
-                COMMIT,
-                space,
-                lambda generations: commit_call(space, commit, generations, ours, mark),
+            sent, image, answer = self._local.deliver(
+                commit, space, image, lambda each: self._put(each, space, ours, mark)
             )
         except StoreError as error:
             self._follow(commit, ours, None)
             return Unknown(explained(self._link, commit, space, error))
         found = self._result_of(commit, space, answer)
-        self._local.follow(image, commit, ours, mark, answer)
+        self._local.follow(image, sent, ours, mark, answer)
         if isinstance(found, Applied | Already):
             self._follow(commit, ours, commit.position.commit_id)
         return found
+
+    def _put(self, commit: Commit, space: Space, ours: Ownership | None, mark: bytes) -> list[Any]:
+        """The script's answer. Raises StoreError."""
+        return self._run(
+            self._commit_script,
+            space,
+            lambda generations: commit_call(space, commit, generations, ours, mark),
+        )
 
     def _result_of(self, commit: Commit, space: Space, answer: Sequence[Any]) -> CommitResult:
         if answer[0] == b"applied":
@@ -426,15 +442,6 @@ class RedisStore:
             self._generations[space.tag] = answer[1]
         raise turned_too_fast(space)
 
-    def _with_outcome(self, space: Space, pair: tuple[int, int], marker: Marker) -> Marker:
-        if marker.status is Status.DONE:
-            return marker
-        value: bytes | None = self._link.read("HGET", space.outcomes(pair), marker.key)
-        if value is None:
-            raise outcome_gone(pair)
-        outcome = decode_outcome(outcome_key(pair[1], marker.key), value)
-        return replace(marker, outcome=outcome)
-
     def _rows_of(self, scope: str, topic: str) -> Rows:
         """The rows of a scope, or at least those of the topic's partitions."""
         if self._settings.layout is Layout.SCOPE:
@@ -479,18 +486,3 @@ class RedisStore:
             return StoreUnavailable("; ".join(problems))
         self._checked = now
         return None
-
-
-class _PartitionRows:
-    """The committed rows of one partition. A scan reads them all: Redis keeps no order."""
-
-    def __init__(self, link: Link, key: str) -> None:
-        self._link = link
-        self._key = key
-
-    def get(self, key: bytes) -> bytes | None:
-        value: bytes | None = self._link.read("HGET", self._key, key)
-        return value
-
-    def scan(self, prefix: bytes) -> Iterator[UserRow]:
-        return iter(rows_under(self._link.read("HGETALL", self._key), prefix))

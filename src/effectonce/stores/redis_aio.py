@@ -46,7 +46,6 @@ from effectonce.stores.redis_aio_link import (
 )
 from effectonce.stores.redis_checks import problems_of
 from effectonce.stores.redis_commit import (
-    MARK_BYTES,
     Call,
     commands_in,
     commit_call,
@@ -57,11 +56,15 @@ from effectonce.stores.redis_commit import (
 )
 from effectonce.stores.redis_link import is_forbidden
 from effectonce.stores.redis_rows import (
+    MARK_BYTES,
     Ownership,
     Space,
     decode_marker,
     decode_pairs,
+    outcome_gone,
+    pairs_of,
     partition_name,
+    rows_under,
     topic_name,
 )
 from effectonce.stores.redis_scripts import COMMIT, LOOKUP, OPEN, READ, Script
@@ -79,10 +82,7 @@ from effectonce.stores.redis_shared import (
     newest_ms,
     opened_too_fast,
     opening,
-    outcome_gone,
     owned_in,
-    pairs_of,
-    rows_under,
     settings_of,
     turned_too_fast,
 )

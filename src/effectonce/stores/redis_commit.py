@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -27,12 +27,14 @@ from effectonce.model import (
 from effectonce.stores.commits import generation_of
 from effectonce.stores.encoding import encode_outcome, outcome_key
 from effectonce.stores.redis_rows import (
+    MARK_BYTES,
     MARKER_BYTES,
     NO_INCARNATION,
     Ownership,
     Row,
     Space,
     decode_pairs,
+    encode_elements,
     encode_markers,
     encode_pairs,
     encode_row,
@@ -42,7 +44,6 @@ from effectonce.stores.redis_tx import Command
 
 Arguments: TypeAlias = list[bytes | str]
 
-MARK_BYTES: Final = 8
 KEY_BYTES: Final = 16
 _FIELD: Final = b"$16\r\n"
 _NEVER: Final = b"-"
@@ -85,10 +86,6 @@ def known(query: Query, answer: Sequence[Any]) -> Known | StoreError:
             seen[rows] = True
             fingerprints[rows] = np.frombuffer(found, ">u4")
             return Known(seen, fingerprints, as_of=int.from_bytes(mark, "big"))
-        case [b"fenced"]:
-            return NotOpen(
-                f"{query.at}: somebody has opened it since, or a failover lost its last commits"
-            )
         case _:
             return wrong(query.at, answer)
 
@@ -168,14 +165,17 @@ def commit_call(
         _mark_of(commit.as_of),
         mark,
         "refuse" if commit.on_existing is OnExisting.REFUSE else "keep-first",
-        b"" if markers is None else encode_markers(markers, new),
-        str(len(markers.outcomes) if markers else 0),
-        str(len(puts) // 2),
-        str(len(deletes)),
-        str(len(commands)),
     ]
-    if markers is not None:
-        args += _outcomes(markers, generation_of(new))
+    counts = [str(len(puts) // 2), str(len(deletes)), str(len(commands))]
+    if markers is None:
+        args += [b"", "0", *counts]
+    elif space.is_packed:
+        elements = encode_elements(markers, new, mark)
+        args += [str(len(elements)), str(len(markers.outcomes)), *counts, *elements]
+        args += _outcomes(markers, generation_of(new), lambda _, key: key)
+    else:
+        args += [encode_markers(markers, new), str(len(markers.outcomes)), *counts]
+        args += _outcomes(markers, generation_of(new), lambda row, _: str(row))
     args += [*puts, *deletes]
     for command in commands:
         keys.append(command[0])
@@ -200,6 +200,11 @@ def result(commit: Commit, answer: Sequence[Any]) -> CommitResult:
             return Unknown(wrong(commit.at, answer))
 
 
+def conflict_with(rows: Rows) -> list[Any]:
+    """What a commit is answered that has markers at these rows already."""
+    return [b"conflict", (rows + 1).astype("<u4").tobytes()]
+
+
 def commands_in(commit: Commit) -> list[Command]:
     """What its `tx` does to keys of the user's."""
     return [write for write in commit.writes if isinstance(write, Command)]
@@ -221,8 +226,12 @@ def _refused(commit: Commit, name: str, why: str, key: bytes) -> StoreError:
 
 
 def wrong(at: Partition, answer: Sequence[Any]) -> StoreError:
-    """The error for an answer that says what is damaged."""
+    """The error for an answer that says what is amiss."""
     match answer:
+        case [b"fenced"]:
+            return NotOpen(
+                f"{at}: somebody has opened it since, or a failover lost its last commits"
+            )
         case [b"lost", bytes(key)]:
             return StoreCorrupt(
                 f"{at}: the key {key.decode()} is gone, and with it a generation of markers: it "
@@ -254,9 +263,11 @@ def _mark_of(as_of: int | None) -> bytes:
     return as_of.to_bytes(MARK_BYTES, "big") if as_of else b""
 
 
-def _outcomes(markers: Markers, generation: int) -> Arguments:
+def _outcomes(
+    markers: Markers, generation: int, name: Callable[[int, bytes], bytes | str]
+) -> Arguments:
     found: Arguments = []
     for row, outcome in markers.outcomes.items():
         key = markers.keys[row].tobytes()
-        found += [str(row), encode_outcome(outcome_key(generation, key), outcome)]
+        found += [name(row, key), encode_outcome(outcome_key(generation, key), outcome)]
     return found

@@ -1,22 +1,24 @@
-"""index="local": the markers of our partitions in memory too, so that a look-up asks nobody.
+"""index="local": the markers of our partitions in memory, so that a look-up asks nobody.
 
-An image holds what a scope's `mark` stands for: 8 bytes, new with every commit of markers. `fence`
-is the row (incarnation, epoch, commit id) behind which that was so. Our own commits lead on from
-there; whatever cannot be followed throws the image away, and it is loaded again:
+On the server they lie packed, a row a commit: durable, ordered, cheap to write, and of no use to a
+look-up there. An image holds what a scope's `mark` stands for: 8 bytes, new with every commit of
+markers. `fence` is the row (incarnation, epoch, commit id) behind which that was so. Our own
+commits lead on from there; whatever cannot be followed throws the image away, and it is loaded
+again:
 
 | what happened                                | known by                    | then                |
 | -------------------------------------------- | --------------------------- | ------------------- |
-| our commit was applied, on top of this       | its answer: the mark before | its keys join       |
-| a former owner noted facts (effects outside) | that mark, or a check       | loaded again        |
+| our commit was applied, on top of this       | its answer                  | its keys join       |
+| a former owner noted facts (effects outside) | the mark, at our commit     | that is not applied |
+|                                              | or a check                  | yet; loaded again   |
 | Conflict, Stale, no answer                   | its answer                  | loaded again        |
 | opened again, another run                    | the fence, the run          | loaded again        |
-| a commit has no answer yet                   | there is no commit id       | the server is asked |
+| a commit has no answer yet                   | there is no commit id       | loaded, not kept    |
 | another owner, or the server went back       | a check, the next commit    | NotOpen, Stale      |
 | a generation is gone                         | a check, the next commit    | StoreCorrupt        |
 
-It is loaded when the partition is opened, behind the fence, so that no former owner commits
-in-store effects meanwhile; in slices, of which each stands in one transaction with the proof that
-nothing was marked since the first.
+Markers are only ever added, in the order of the marks. So an image of one moment is loaded with as
+many calls as it takes: that moment's lengths say how far to read.
 """
 
 from __future__ import annotations
@@ -27,33 +29,35 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
 import numpy as np
-from redis.exceptions import NoScriptError
 
-from effectonce.errors import StoreCorrupt, StoreError
-from effectonce.model import Commit, Fingerprints, Keys, Known, Markers, Partition, Query
+from effectonce.errors import StoreError, StoreUnavailable
+from effectonce.model import Commit, Keys, Known, Markers, OnExisting, Partition, Query, Rows
 from effectonce.stores.commits import generation_of, select
-from effectonce.stores.marked import MarkedKeys
-from effectonce.stores.redis_commit import KEY_BYTES, lookup_call
-from effectonce.stores.redis_link import Arguments, Link, is_forbidden, translated
-from effectonce.stores.redis_rows import MARKER_BYTES, Ownership, Space, decode_pairs
-from effectonce.stores.redis_scripts import LOOKUP
+from effectonce.stores.encoding import PackedRow, join_columns
+from effectonce.stores.marked import MarkedKeys, new_index
+from effectonce.stores.redis_checks import probe_problem
+from effectonce.stores.redis_commit import conflict_with, wrong
+from effectonce.stores.redis_link import Link
+from effectonce.stores.redis_rows import Ownership, Space, decode_element, decode_pairs
+from effectonce.stores.redis_scripts import PROBE_PACKED
 
-Ask: TypeAlias = Callable[[Query], Known]
-"""The server's own answer to a look-up. Raises StoreError."""
+Ask: TypeAlias = Callable[[Query, bytes], Any]
+"""What the server says of a TAG under a fence, once generations are known. Raises StoreError."""
 
 NO_KEYS: Final[Keys] = np.empty((0, 2), np.uint64)
-RIGHTS: Final = ("+hscan",)
+RIGHTS: Final = ("+rpush", "+llen", "+lrange")
 
-SLICE: Final = 1_000
-"""Markers that are asked for at once: they hold the server for 0.25 ms, 10,000 of them for 4 ms,
-and 1e6 are loaded in 1.1 to 1.2 s either way (Valkey 9.1 on the same machine)."""
+SLICE_BYTES: Final = 256 * 1024
+"""Asked for at once: 0.1 ms of the server's time."""
+SLICE_ROWS: Final = (16, 2000)
+"""So many packed rows, the least and the most; how large they are, the last ones tell."""
 
 CHECK_SECONDS: Final = 0.1
-"""How long an image is trusted that the server has not confirmed. A check is a look-up without keys
-and takes 0.2 ms where one of 500 keys takes 0.05 ms from memory and 0.5 ms by the server."""
+"""How long an image is trusted that the server has not confirmed: a check is a call of 0.2 ms, and
+one of 500 keys takes 0.05 ms from memory."""
 
-LOADS: Final = 3
-"""Attempts at an image while others mark; after that the server is asked, and it begins anew."""
+LOADS: Final = 20
+"""Attempts at an image while generations come and go."""
 
 
 @dataclass(slots=True)
@@ -68,6 +72,8 @@ class Image:
     taken: float = 0.0
     """When the commit that it was taken for was about to be sent."""
     marked: MarkedKeys = field(default_factory=MarkedKeys)
+    rows: dict[int, int] = field(default_factory=dict)
+    """How many packed rows of each generation are in it."""
     expects: bytes = b""
     """The id of the commit whose keys are in it already, though its answer is not back."""
     in_order: bool = True
@@ -77,10 +83,22 @@ class Image:
         return Known(*self.marked.look_up(keys), as_of=self.mark)
 
     def add(self, commit: Commit, markers: Markers) -> None:
-        """What a commit marks of what is absent."""
-        generation = generation_of(commit.position)
-        self.in_order &= generation >= max(self.marked.first_position, default=0)
+        """What a commit marks."""
+        self._note(generation := generation_of(commit.position), 1)
         self.marked.insert(generation, markers.keys, markers.fingerprints)
+
+    def add_rows(self, generation: int, rows: list[PackedRow], left: int) -> None:
+        """What was read of a generation; `left` so many of its rows come with and behind them."""
+        self._note(generation, len(rows))
+        keys, fingerprints = join_columns(rows)
+        if not len(self.marked.index):
+            # room for all at once, guessed from the first rows, so that the table need not grow
+            self.marked.index = new_index(capacity=len(keys) * left // len(rows) * 5 // 4)
+        self.marked.insert(generation, keys, fingerprints)
+
+    def _note(self, generation: int, rows: int) -> None:
+        self.in_order &= generation >= max(self.marked.first_position, default=0)
+        self.rows[generation] = self.rows.get(generation, 0) + rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,13 +128,13 @@ class LocalIndex:
         self, query: Query, space: Space, ours: Ownership | None, early: Early | None = None
     ) -> Known:
         """Raises StoreError."""
+        fence = ours.whole_fence if ours else b""
         if ours is None or ours.commit_id is None:
-            return self._ask(query)
+            return self.load(query, space, fence).look_up(query.keys)
         image = self._images.get(query.at)
-        if image is None or not self._is_current(image, query, ours.whole_fence):
-            image = self._loaded(query, space, ours.whole_fence)
-        if image is None:
-            return self._ask(query)
+        if image is None or not self._is_current(image, query, fence):
+            self._images.pop(query.at, None)
+            image = self._images[query.at] = self.load(query, space, fence)
         if early and early.image is image and early.count == len(image.marked.index):
             return replace(early.known, as_of=image.mark)
         return image.look_up(query.keys)
@@ -126,6 +144,15 @@ class LocalIndex:
         if image is None or image.run != query.run or image.expects != commit.position.commit_id:
             return None
         return Early(image, len(image.marked.index), image.look_up(query.keys))
+
+    def as_of(self, image: Image | None, commit: Commit) -> Commit:
+        """The commit, where its keys were not looked up at one moment, as of the image."""
+        markers = commit.markers
+        if image is None or commit.as_of is not None or markers is None or not len(markers):
+            return commit
+        if image.run != commit.position.run or image.marked.look_up(markers.keys)[0].any():
+            return commit
+        return replace(commit, as_of=image.mark)
 
     def expect(self, image: Image | None, commit: Commit) -> Image | None:
         """The image with what `commit` marks, which is on its way; it is put back by `follow`."""
@@ -154,11 +181,46 @@ class LocalIndex:
         if image is not None and ours is not None and _leads_on(image, commit, ours, mark, answer):
             self._images[commit.at] = image
 
+    def deliver(
+        self,
+        commit: Commit,
+        space: Space,
+        image: Image | None,
+        put: Callable[[Commit], list[Any]],
+    ) -> tuple[Commit, Image | None, list[Any]]:
+        """The commit as it went through, the image it went by, and the answer. Raises StoreError.
+
+        The server cannot look for copies among packed markers: it knows whether somebody has marked
+        since we looked, and then we look again.
+        """
+        sent, existing = self.as_of(image, commit), 0
+        for _ in range(LOADS):
+            answer = put(sent)
+            if existing and answer[0] == b"applied":
+                answer[1] = existing
+            if answer[0] != b"marked":
+                return sent, image, answer
+            query = Query(commit.at, NO_KEYS, commit.position.run)
+            image = self.load(query, space, b"", image)
+            sent, copies = _without_copies(commit, image)
+            existing = len(copies)
+            if existing and commit.on_existing is OnExisting.REFUSE:
+                return sent, None, conflict_with(copies)
+        raise StoreUnavailable(f"{space.scope}: others mark faster than this process")
+
     def forget(self, at: Partition) -> None:
         self._images.pop(at, None)
 
     def clear(self) -> None:
         self._images.clear()
+
+    def load(self, query: Query, space: Space, fence: bytes, known: Image | None = None) -> Image:
+        """An image of now, made of a former one as far as that goes. Raises StoreError."""
+        for _ in range(LOADS):
+            if (image := self._load(query, space, fence, known)) is not None:
+                return image
+            known = None
+        raise StoreUnavailable(f"{space.scope}: its generations change faster than they are read")
 
     def _is_current(self, image: Image, query: Query, fence: bytes) -> bool:
         """Raises StoreError."""
@@ -166,68 +228,70 @@ class LocalIndex:
             return False
         now = time.monotonic()
         if now - image.checked >= CHECK_SECONDS:
-            if self._ask(_without_keys(query)).as_of != image.mark:
+            mark, _ = self._moment(query, fence)
+            if mark != image.mark:
                 return False
             image.checked = now
         return True
 
-    def _loaded(self, query: Query, space: Space, fence: bytes) -> Image | None:
-        """A new image; None where others mark too fast. Raises StoreError."""
-        self._images.pop(query.at, None)
-        for _ in range(LOADS):
-            image = self._load(query, space, fence)
-            if image is not None:
-                self._images[query.at] = image
-                return image
-        return None
+    def _moment(self, query: Query, fence: bytes) -> tuple[int, list[int]]:
+        """The mark now, and how many packed rows each generation of the run has."""
+        match self._ask(replace(query, keys=NO_KEYS), fence):
+            case [b"known", bytes(mark), list(lengths)]:
+                return _number(mark), lengths
+            case answer:
+                raise wrong(query.at, answer)
 
-    def _load(self, query: Query, space: Space, fence: bytes) -> Image | None:
+    def _load(self, query: Query, space: Space, fence: bytes, known: Image | None) -> Image | None:
+        """None where a generation went meanwhile."""
         now = time.monotonic()
-        found = self._ask(_without_keys(query))
-        assert found.as_of is not None
-        image = Image(query.run, fence, found.as_of, now)
-        generations = self._generations.get(space.tag, b"")
-        call = lookup_call(space, _without_keys(query), generations, fence)
-        proof = ["EVALSHA", LOOKUP.sha, str(len(call.keys)), *call.keys, *call.args]
-        for run, generation in sorted(decode_pairs(generations, space.scope)):
-            if run != query.run:
-                continue
-            for part in self._slices(space, space.markers((run, generation)), proof, image.mark):
-                if part is None:
+        mark, lengths = self._moment(query, fence)
+        pairs = decode_pairs(self._generations.get(space.tag, b""), space.scope)
+        of_run = (generation for run, generation in pairs if run == query.run)
+        there = dict(sorted(zip(of_run, lengths, strict=True)))
+        if known is None or known.run != query.run or not there.keys() >= known.rows.keys():
+            known = Image(query.run, fence, mark, now)
+        image = replace(known, fence=fence, mark=mark, checked=now, expects=b"")
+        for number, (generation, length) in enumerate(there.items()):
+            for rows in self._slices(space, generation, image, length):
+                if rows is None:
                     return None
-                _insert_absent(image.marked, generation, *part)
+                image.add_rows(generation, rows, sum(list(there.values())[number:]))
         return image
 
     def _slices(
-        self, space: Space, name: str, proof: Arguments, mark: int
-    ) -> Iterator[tuple[Keys, Fingerprints] | None]:
-        """The markers of a generation, some of them twice; None where something changed."""
-        cursor = -1
-        while cursor:
-            scan: Arguments = ["HSCAN", name, str(max(cursor, 0)), "COUNT", str(SLICE)]
-            head, found = self._link.together(space.scope, [proof, scan], transaction=True)
-            if isinstance(head, NoScriptError):
+        self, space: Space, generation: int, image: Image, length: int
+    ) -> Iterator[list[PackedRow] | None]:
+        """The packed rows of a generation that are not in the image yet."""
+        name = space.markers((image.run, generation))
+        first, most = image.rows.get(generation, 0), SLICE_ROWS[0]
+        while first < length:
+            last = min(first + most, length) - 1
+            found: list[bytes] = self._link.read("LRANGE", name, str(first), str(last))
+            if len(found) != last - first + 1:
                 yield None
                 return
-            for answer in (head, found):
-                if isinstance(answer, Exception):
-                    raise translated(answer) from answer
-            if head[0] != b"known" or int.from_bytes(head[3], "big") != mark:
-                yield None
-                return
-            cursor, values = found
-            yield _columns(values, name)
+            yield [decode_element(element, generation, name) for element in found]
+            first = last + 1
+            mean = sum(map(len, found)) // len(found)
+            most = min(max(SLICE_BYTES // mean, SLICE_ROWS[0]), SLICE_ROWS[1])
 
 
 def problem_of(link: Link, space: Space) -> str | None:
-    """What keeps this user from loading, or None. Raises StoreUnavailable."""
+    """What keeps this user from it, or None. Raises StoreUnavailable."""
     try:
-        link.call("HSCAN", space.scope, "0")
+        link.run(PROBE_PACKED, [space.positions], [])
     except StoreError as error:
-        if not is_forbidden(error):
-            raise
-        return f"store: {error}"
+        return probe_problem(error)
     return None
+
+
+def _without_copies(commit: Commit, image: Image) -> tuple[Commit, Rows]:
+    """The commit as of the image, less the markers that are there; and which those are."""
+    assert commit.markers is not None
+    seen, _ = image.marked.look_up(commit.markers.keys)
+    left = replace(commit, markers=select(commit.markers, ~seen), as_of=image.mark)
+    return left, seen.nonzero()[0]
 
 
 def _leads_on(image: Image, commit: Commit, ours: Ownership, mark: bytes, answer: Any) -> bool:
@@ -236,63 +300,28 @@ def _leads_on(image: Image, commit: Commit, ours: Ownership, mark: bytes, answer
     match answer:
         case [b"already", bytes(now)]:  # sent to see that all is well; else the fence is another
             return image.mark == _number(now)
-        case [b"applied", int(existing), bytes(generations), bytes(before)]:
+        case [b"applied", int(), bytes(generations), bytes(before)]:
             if (image.mark, image.run) != (_number(before), new.run):
                 return False
-            _join(image, commit, existing, mark)
+            markers = commit.markers
+            if markers is not None and len(markers):
+                image.checked = image.taken  # all that a check asks for, it has met
+                if image.expects != new.commit_id:
+                    image.add(commit, markers)
+                image.mark = _number(mark)
             image.fence = ours.fence + new.commit_id
             return _drop(image, {g for run, g in decode_pairs(generations, "") if run == new.run})
         case _:
             return False
 
 
-def _join(image: Image, commit: Commit, existing: int, mark: bytes) -> None:
-    """Add what the commit has marked."""
-    markers = commit.markers
-    if markers is None or not len(markers):
-        return
-    image.checked = image.taken  # all that a check asks for, a commit of markers has met
-    if existing:
-        seen, _ = image.marked.look_up(markers.keys)
-        markers = select(markers, ~seen)
-    if len(markers):
-        if image.expects != commit.position.commit_id:
-            image.add(commit, markers)
-        image.mark = _number(mark)
-
-
 def _drop(image: Image, kept: set[int]) -> bool:
     """Forget the generations that the commit has dropped; false where they cannot be told apart."""
-    if kept.issuperset(image.marked.first_position):
+    if kept.issuperset(image.rows):
         return True
     image.marked.drop_below(min(kept, default=2**32))
+    image.rows = {g: rows for g, rows in image.rows.items() if g in kept}
     return image.in_order
-
-
-def _insert_absent(
-    marked: MarkedKeys, generation: int, keys: Keys, fingerprints: Fingerprints
-) -> None:
-    """HSCAN may bring a field twice, as a hash that grows moves to another table."""
-    _, first = np.unique(keys.view("V16")[:, 0], return_index=True)
-    first.sort()
-    seen, _ = marked.look_up(keys[first])
-    fresh = first[~seen]
-    if len(fresh):
-        marked.insert(generation, keys[fresh], fingerprints[fresh])
-
-
-def _columns(values: Mapping[bytes, bytes], name: str) -> tuple[Keys, Fingerprints]:
-    """Raises StoreCorrupt."""
-    if not ({*map(len, values)} <= {KEY_BYTES} and {*map(len, values.values())} <= {MARKER_BYTES}):
-        raise StoreCorrupt(f"the key {name} holds what effectonce never wrote")
-    keys = np.frombuffer(b"".join(values), np.uint64).reshape(-1, 2)
-    rows = np.frombuffer(b"".join(values.values()), np.uint8).reshape(-1, MARKER_BYTES)
-    fingerprints = np.ascontiguousarray(rows[:, :4]).view(">u4")[:, 0].astype(np.uint32)
-    return keys, fingerprints
-
-
-def _without_keys(query: Query) -> Query:
-    return replace(query, keys=NO_KEYS)
 
 
 def _number(mark: bytes) -> int:

@@ -1,7 +1,8 @@
 """What Redis holds, key by key and byte by byte.
 
-TAG is the scope, or with layout="partition" scope:group:topic:number, each percent-encoded; the
-braces put all keys of a TAG into one slot of a Cluster. RUN and GENERATION are decimal.
+TAG is the scope, or with layout="partition" scope:group:topic:number, each percent-encoded, and
+behind that :packed with index="local"; the braces put all keys of a TAG into one slot of a Cluster.
+RUN and GENERATION are decimal.
 
 | key                                      | type   | holds                                        |
 | ---------------------------------------- | ------ | -------------------------------------------- |
@@ -11,6 +12,8 @@ braces put all keys of a TAG into one slot of a Cluster. RUN and GENERATION are 
 |                                          |        | bytes, new with every commit of markers      |
 | effectonce:{TAG}:positions               | hash   | partition -> its row, as below               |
 | effectonce:{TAG}:markers:RUN:GENERATION  | hash   | key, 16 bytes -> marker, 33 bytes            |
+|   where the TAG ends in :packed          | list   | a commit's markers each: seq u64, at random, |
+|                                          |        | and row `01` of encoding.py of that seq      |
 | effectonce:{TAG}:outcomes:RUN:GENERATION | hash   | key -> outcome, where there is one           |
 | effectonce:{TAG}:rows:PARTITION          | hash   | the rows of a `tx`                           |
 | effectonce:{SCOPE}:partitions            | set    | layout="partition" only: all ever opened     |
@@ -26,6 +29,7 @@ with it commit ids, a second time: only the incarnation tells their owners apart
 
 A marker is fingerprint u32, status u8, offset i64, epoch u32, log time i64, wall i64. 33 bytes are
 the most that fit into Valkey's entries of 71 bytes a key; with 16 it would be 54 (measured).
+Packed it takes 28, and nobody can look one up there.
 """
 
 from __future__ import annotations
@@ -44,9 +48,13 @@ from effectonce.model import GenerationStart, Marker, Markers, Partition, Positi
 from effectonce.stores.commits import status_of
 from effectonce.stores.encoding import (
     POSITION_BYTES,
+    PackedRow,
     PositionRow,
+    decode_packed,
     decode_position,
+    encode_packed,
     encode_position,
+    packed_key,
     seal,
     unseal,
 )
@@ -60,6 +68,7 @@ _PAIR: Final = Struct(">II")
 _FENCE: Final = Struct(">8sQ")
 _MARKER: Final = Struct(">IBqIqq")
 MARKER_BYTES: Final = _MARKER.size
+MARK_BYTES: Final = 8
 _COLUMNS: Final = np.dtype(
     [
         ("key", "V16"),
@@ -83,6 +92,8 @@ class Space:
 
     prefix: str
     tag: str
+    is_packed: bool = False
+    """Whether markers lie in lists, by commit, instead of in hashes, by key."""
 
     @property
     def scope(self) -> str:
@@ -93,7 +104,7 @@ class Space:
         return f"{self.scope}:positions"
 
     def markers(self, pair: tuple[int, int]) -> str:
-        """The hash of the markers of a run and a generation."""
+        """Where the markers of a run and a generation are."""
         return f"{self.scope}:markers:{pair[0]}:{pair[1]}"
 
     def outcomes(self, pair: tuple[int, int]) -> str:
@@ -118,6 +129,16 @@ def topic_name(group: str, topic: str) -> str:
 def partition_name(at: Partition) -> str:
     """The PARTITION of the table."""
     return f"{topic_name(at.group, at.topic)}{at.number}"
+
+
+def pairs_of(answer: list[bytes]) -> dict[bytes, bytes]:
+    """A hash, as HGETALL in a script answers it."""
+    return dict(zip(answer[::2], answer[1::2], strict=True))
+
+
+def rows_under(answer: list[bytes], prefix: bytes) -> list[tuple[bytes, bytes]]:
+    """The user's rows whose key begins with `prefix`, in key order: Redis keeps none."""
+    return sorted(row for row in pairs_of(answer).items() if row[0].startswith(prefix))
 
 
 # -- generations -----------------------------------------------------------------------------------
@@ -209,6 +230,21 @@ def encode_markers(markers: Markers, position: Position) -> bytes:
     return rows.tobytes()
 
 
+def encode_elements(markers: Markers, position: Position, mark: bytes) -> list[bytes]:
+    """A commit's markers, packed: one element, unless a packed row cannot hold them all."""
+    seq = int.from_bytes(mark[:-1]) << 8  # and so many more behind it
+    return [key[-MARK_BYTES:] + value for key, value in encode_packed(position, markers, seq)]
+
+
+def decode_element(element: bytes, generation: int, where: str) -> PackedRow:
+    """Raises StoreCorrupt."""
+    seq, value = element[:MARK_BYTES], element[MARK_BYTES:]
+    try:
+        return decode_packed(packed_key(generation, int.from_bytes(seq)), value)
+    except StoreCorrupt as error:
+        raise StoreCorrupt(f"the key {where}: {error}") from error
+
+
 def decode_marker(key: bytes, value: bytes, pair: tuple[int, int]) -> Marker:
     """The marker of `key`, without its outcome. Raises StoreCorrupt."""
     where = f"a marker of generation {pair[1]}, run {pair[0]},"
@@ -228,3 +264,8 @@ def decode_marker(key: bytes, value: bytes, pair: tuple[int, int]) -> Marker:
         log_time_ms=log_time,
         wall_ms=wall,
     )
+
+
+def outcome_gone(pair: tuple[int, int]) -> StoreCorrupt:
+    """A marker names an outcome that is not there."""
+    return StoreCorrupt(f"an outcome of generation {pair[1]}, run {pair[0]}, is gone")

@@ -35,10 +35,8 @@ class Script:
         return sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 
-# What every script with markers begins with. A chunk stays below the 8,000 values that Lua unpacks.
-_MARKERS: Final = """
-local CHUNK = 3000
-local KEY, MARKER = 16, 33
+# What every script with markers begins with.
+_SPLIT: Final = """
 local sub = string.sub
 
 -- `width` bytes from each `step` bytes of a text, and how many that are
@@ -50,6 +48,14 @@ local function split(text, step, width)
   end
   return parts, count
 end
+"""
+
+# Markers in hashes, a field a key. A chunk stays below the 8,000 values that Lua unpacks.
+_HASHES: Final = (
+    _SPLIT
+    + """
+local CHUNK = 3000
+local KEY, MARKER = 16, 33
 
 -- numbers one after another, as u32
 local function numbers(list)
@@ -78,14 +84,9 @@ local function search(hash, keys, count, found)
   end
 end
 """
+)
 
-LOOKUP: Final = Script(
-    """#!lua
--- KEYS  scope, positions, markers of each generation
--- ARGV  generations, run, partition, fence or '', keys
-"""
-    + _MARKERS
-    + """
+_CURRENT: Final = """
 local generations, run, partition, fence, packed = unpack(ARGV)
 if fence ~= '' then
   local row = redis.call('HGET', KEYS[2], partition)
@@ -95,6 +96,17 @@ local current = redis.call('HGET', KEYS[1], 'generations')
 if not current and fence ~= '' then return {'lost', KEYS[1]} end
 current = current or ''
 if current ~= generations then return {'generations', current} end
+local mark = redis.call('HGET', KEYS[1], 'mark') or ''
+"""
+
+LOOKUP: Final = Script(
+    """#!lua
+-- KEYS  scope, positions, markers of each generation
+-- ARGV  generations, run, partition, fence or '', keys
+"""
+    + _HASHES
+    + _CURRENT
+    + """
 local keys, count = split(packed, KEY, KEY)
 local rows, fingerprints, hits = {}, {}, 0
 local function found(row, value)
@@ -108,8 +120,26 @@ for i, generation in ipairs(split(generations, 8, 8)) do
     if wrong then return {wrong, KEYS[2 + i]} end
   end
 end
-local mark = redis.call('HGET', KEYS[1], 'mark') or ''
 return {'known', numbers(rows), table.concat(fingerprints), mark}
+"""
+)
+
+LOOKUP_PACKED: Final = Script(
+    """#!lua
+-- KEYS  scope, positions, markers of each generation
+-- ARGV  as LOOKUP's; no key is looked up
+"""
+    + _SPLIT
+    + _CURRENT
+    + """
+local lengths = {}
+for i, generation in ipairs(split(generations, 8, 8)) do
+  if sub(generation, 1, 4) == run then
+    lengths[#lengths + 1] = redis.call('LLEN', KEYS[2 + i])
+    if lengths[#lengths] == 0 then return {'lost', KEYS[2 + i]} end
+  end
+end
+return {'known', mark, lengths}
 """
 )
 
@@ -146,6 +176,19 @@ redis.call('HMGET', KEYS[1], 'a', 'b')
 redis.call('HGETALL', KEYS[1])
 redis.call('HDEL', KEYS[1], 'b')
 redis.call('EXISTS', KEYS[1])
+redis.call('UNLINK', KEYS[1])
+return {'fit'}
+"""
+)
+
+PROBE_PACKED: Final = Script(
+    """#!lua
+-- KEYS  a key of its own
+-- the same, of scripts whose markers are packed
+redis.call('UNLINK', KEYS[1])
+redis.call('RPUSH', KEYS[1], 'a')
+redis.call('LLEN', KEYS[1])
+redis.call('LRANGE', KEYS[1], 0, -1)
 redis.call('UNLINK', KEYS[1])
 return {'fit'}
 """
@@ -210,15 +253,8 @@ local function refused(commands)
 end
 """
 
-COMMIT: Final = Script(
-    """#!lua
--- KEYS  scope, positions, the partition's rows; markers and outcomes of each generation; the user's
--- ARGV  as read below; then outcomes (row, value), rows (key, value), deleted rows (key),
---       commands (count, name, key's number, arguments)
-"""
-    + _MARKERS
-    + _COMMANDS
-    + """
+# Both commits read: the arguments, whether the row is the caller's, what has become of generations.
+_BEGIN: Final = """
 local believed, generations, target, run, partition, fence, follows, commit_id, row, as_of, mark,
   on_existing, packed, outcomes, puts, deletes, calls = unpack(ARGV, 1, 17)
 local at = 17
@@ -246,29 +282,10 @@ if stale and (on_existing == 'refuse' or #packed == 0) then return {'stale'} end
 local current = redis.call('HGET', KEYS[1], 'generations')
 if not current then return {'lost', KEYS[1]} end
 if current ~= believed then return {'generations', current} end
-
--- what has a marker already
-local marked, existing, conflicts = {}, 0, {}
-local function found(number)
-  marked[number] = true
-  existing = existing + 1
-  conflicts[existing] = number
-end
 local was = redis.call('HGET', KEYS[1], 'mark') or ''
-if #packed > 0 then
-  local keys, count = {}, 0  -- without keys it is still seen that no generation is gone
-  if stale or as_of ~= was then keys, count = split(packed, KEY + MARKER, KEY) end
-  for i, generation in ipairs(split(believed, 8, 8)) do
-    if sub(generation, 1, 4) == run then
-      local wrong = search(KEYS[2 + 2 * i], keys, count, found)
-      if wrong then return {wrong, KEYS[2 + 2 * i]} end
-    end
-  end
-  if existing > 0 and on_existing == 'refuse' then
-    return {'conflict', numbers(conflicts)}
-  end
-end
+"""
 
+_USER: Final = """
 -- the user's commands
 outcomes, puts, deletes = take(outcomes, 2), take(puts, 2), take(deletes, 1)
 local commands = {}
@@ -281,19 +298,10 @@ for i = 1, tonumber(calls) do
 end
 local why, command = refused(commands)
 if why then return {'refused', why, command[1], command[2]} end
+"""
 
--- keys and markers, taken apart by one call a chunk: `sub` for each of them costs 300 ns a key
-local fresh = packed
-if existing > 0 then
-  local parts, number = {}, 0
-  for from = 1, #packed, KEY + MARKER do
-    number = number + 1
-    if not marked[number] then parts[#parts + 1] = sub(packed, from, from + KEY + MARKER - 1) end
-  end
-  fresh = table.concat(parts)
-end
-if #fresh == 0 then generations = believed end
-
+# And, behind the markers of the one or the other:
+_DROP: Final = """
 -- generations that every partition has passed
 local all, kept, dropped = split(generations, 8, 8), {}, {}
 if not stale and sub(before, 41, 44) ~= sub(row, 41, 44) then
@@ -321,6 +329,68 @@ end
 
 -- nothing was written so far, and nothing fails from here on
 if not stale then redis.call('HSET', KEYS[2], partition, row) end
+"""
+
+_END: Final = """
+if stale then
+  if generations ~= current then redis.call('HSET', KEYS[1], 'generations', generations) end
+  return {'stale'}
+end
+for _, put in ipairs(puts) do redis.call('HSET', KEYS[3], put[1], put[2]) end
+for _, delete in ipairs(deletes) do redis.call('HDEL', KEYS[3], delete[1]) end
+for _, call in ipairs(commands) do redis.call(unpack(call)) end
+if #dropped > 0 then redis.call('UNLINK', unpack(dropped)) end
+if generations ~= current then redis.call('HSET', KEYS[1], 'generations', generations) end
+return {'applied', existing, generations, was}
+"""
+
+COMMIT: Final = Script(
+    """#!lua
+-- KEYS  scope, positions, the partition's rows; markers and outcomes of each generation; the user's
+-- ARGV  as read below; then outcomes (row, value), rows (key, value), deleted rows (key),
+--       commands (count, name, key's number, arguments)
+"""
+    + _HASHES
+    + _COMMANDS
+    + _BEGIN
+    + """
+-- what has a marker already
+local marked, existing, conflicts = {}, 0, {}
+local function found(number)
+  marked[number] = true
+  existing = existing + 1
+  conflicts[existing] = number
+end
+if #packed > 0 then
+  local keys, count = {}, 0  -- without keys it is still seen that no generation is gone
+  if stale or as_of ~= was then keys, count = split(packed, KEY + MARKER, KEY) end
+  for i, generation in ipairs(split(believed, 8, 8)) do
+    if sub(generation, 1, 4) == run then
+      local wrong = search(KEYS[2 + 2 * i], keys, count, found)
+      if wrong then return {wrong, KEYS[2 + 2 * i]} end
+    end
+  end
+  if existing > 0 and on_existing == 'refuse' then
+    return {'conflict', numbers(conflicts)}
+  end
+end
+"""
+    + _USER
+    + """
+-- keys and markers, taken apart by one call a chunk: `sub` for each of them costs 300 ns a key
+local fresh = packed
+if existing > 0 then
+  local parts, number = {}, 0
+  for from = 1, #packed, KEY + MARKER do
+    number = number + 1
+    if not marked[number] then parts[#parts + 1] = sub(packed, from, from + KEY + MARKER - 1) end
+  end
+  fresh = table.concat(parts)
+end
+if #fresh == 0 then generations = believed end
+"""
+    + _DROP
+    + """
 if #fresh > 0 then
   target = tonumber(target)
   for from = 1, #fresh, CHUNK * (KEY + MARKER) do
@@ -337,15 +407,43 @@ if #fresh > 0 then
   end
   redis.call('HSET', KEYS[1], 'mark', mark)
 end
-if stale then
-  if generations ~= current then redis.call('HSET', KEYS[1], 'generations', generations) end
-  return {'stale'}
-end
-for _, put in ipairs(puts) do redis.call('HSET', KEYS[3], put[1], put[2]) end
-for _, delete in ipairs(deletes) do redis.call('HDEL', KEYS[3], delete[1]) end
-for _, call in ipairs(commands) do redis.call(unpack(call)) end
-if #dropped > 0 then redis.call('UNLINK', unpack(dropped)) end
-if generations ~= current then redis.call('HSET', KEYS[1], 'generations', generations) end
-return {'applied', existing, generations, was}
 """
+    + _END
+)
+
+COMMIT_PACKED: Final = Script(
+    """#!lua
+-- KEYS  as COMMIT's
+-- ARGV  as COMMIT's; but `packed` is how many packed rows there are, or '', and they come first,
+--       outcomes are (key, value), and the caller knows what is marked by now, or is told to look
+"""
+    + _SPLIT
+    + _COMMANDS
+    + _BEGIN
+    + """
+local existing = 0  -- those the caller has left out
+if #packed > 0 then
+  for i, generation in ipairs(split(believed, 8, 8)) do
+    local list = KEYS[2 + 2 * i]
+    if sub(generation, 1, 4) == run and redis.call('EXISTS', list) == 0 then
+      return {'lost', list}
+    end
+  end
+  if as_of ~= was then return {'marked'} end
+end
+local elements = take(packed == '' and 0 or packed, 1)
+"""
+    + _USER
+    + _DROP
+    + """
+if #packed > 0 then
+  target = tonumber(target)
+  for _, element in ipairs(elements) do redis.call('RPUSH', KEYS[2 + 2 * target], element[1]) end
+  for _, outcome in ipairs(outcomes) do
+    redis.call('HSET', KEYS[3 + 2 * target], outcome[1], outcome[2])
+  end
+  redis.call('HSET', KEYS[1], 'mark', mark)
+end
+"""
+    + _END
 )

@@ -94,7 +94,10 @@ class Settings:
         """As `space`, for a partition by its PARTITION."""
         if self.layout is Layout.SCOPE:
             return Space(PREFIX, quoted(scope))
-        return Space(PREFIX, f"{quoted(scope)}:{name}")
+        tag = f"{quoted(scope)}:{name}"
+        return (
+            Space(PREFIX, f"{tag}:packed", is_packed=True) if self.is_local else Space(PREFIX, tag)
+        )
 
 
 def settings_of(
@@ -116,6 +119,11 @@ def settings_of(
         problems.append(
             "store: index='local' needs layout='partition': partitions that share their markers "
             "mark behind each other's back"
+        )
+    if settings.is_local and wait:
+        problems.append(
+            "store: index='local' is for speed, and replicas= and wait_aof wait at each commit: "
+            "use index='server' with them"
         )
     problems += wait.problems(settings.durability)
     if not 0 < timeout_seconds <= 60:
@@ -212,21 +220,6 @@ def _positions(rows: Rows, topic: str) -> Iterator[Position]:
     for name, value in rows:
         if value is not None and name.decode().startswith(topic):
             yield decode_row(name.decode(), value).position
-
-
-def pairs_of(answer: list[bytes]) -> dict[bytes, bytes]:
-    """A hash, as HGETALL in a script answers it."""
-    return dict(zip(answer[::2], answer[1::2], strict=True))
-
-
-def rows_under(answer: list[bytes], prefix: bytes) -> list[tuple[bytes, bytes]]:
-    """The user's rows whose key begins with `prefix`, in key order: Redis keeps none."""
-    return sorted(row for row in pairs_of(answer).items() if row[0].startswith(prefix))
-
-
-def outcome_gone(pair: tuple[int, int]) -> StoreCorrupt:
-    """A marker names an outcome that is not there."""
-    return StoreCorrupt(f"an outcome of generation {pair[1]}, run {pair[0]}, is gone")
 
 
 class Evictions:

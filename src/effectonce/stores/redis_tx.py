@@ -13,7 +13,7 @@ the scope's slot: `tx.key("balance")` is one that does.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Final, Self, TypeAlias
 
 from effectonce.model import Write
@@ -24,10 +24,11 @@ from effectonce.stores.overlay import (
     KeyValueTransaction,
     Layer,
     Overlay,
+    Row,
     Rows,
 )
-from effectonce.stores.redis_link import slot_of
-from effectonce.stores.redis_rows import Space
+from effectonce.stores.redis_link import Link, slot_of
+from effectonce.stores.redis_rows import Space, rows_under
 
 Text: TypeAlias = bytes | str | int
 
@@ -183,3 +184,18 @@ def _score(score: float) -> str:
     if math.isnan(score):
         raise ValueError("a score must be a number, not NaN")
     return repr(float(score))
+
+
+class PartitionRows:
+    """The committed rows of one partition. A scan reads them all: Redis keeps no order."""
+
+    def __init__(self, link: Link, key: str) -> None:
+        self._link = link
+        self._key = key
+
+    def get(self, key: bytes) -> bytes | None:
+        value: bytes | None = self._link.read("HGET", self._key, key)
+        return value
+
+    def scan(self, prefix: bytes) -> Iterator[Row]:
+        return iter(rows_under(self._link.read("HGETALL", self._key), prefix))
