@@ -123,14 +123,13 @@ class Judge:
     def _excludes(self, effect: Effect, process: str, partition: int) -> bool:
         """Whether `process` could know of that effect: else two copies ran at the same time."""
         looked = self.looked.get(process, 0.0)
-        if effect.partition == partition:
-            # a zombie may have marked it after the owner, frozen himself, had looked
+        if effect.partition != partition and self.reach is not Reach.SHARED:
+            return False
+        if effect.partition == partition or effect.process == process:
+            # somebody else may have marked it since (a zombie; whoever ran it again, having been
+            # given the other partition): after the owner, slow or frozen himself, had looked
             late = effect.marked_at is not None and effect.marked_at >= looked
             return effect.marked_by == process or not late
-        if self.reach is not Reach.SHARED:
-            return False
-        if effect.process == process:
-            return True
         return effect.marked_at is not None and effect.marked_at < looked
 
     def asked(self, process: str) -> None:

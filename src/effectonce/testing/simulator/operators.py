@@ -28,6 +28,7 @@ class Operators:
         self._chance = Random(f"{name} operators")
         self._acts = 0
         self._backup: Disk = world.disk.copy()
+        self._restored = 0
 
     def befall(self) -> None:
         """One act, and the next one later."""
@@ -79,15 +80,18 @@ class Operators:
 
     def _put_back(self) -> None:
         if self._goes_back(self._backup, "old backup"):
+            self._restored += 1
             self._world.stop_all()
 
     def _lose_suffix(self) -> None:
         """A failover: what was acknowledged in the last moments is gone, and members run on."""
         copy: Disk = self._world.disk.copy()
         seconds = self._chance.uniform(0.01, 0.3)
+        restored = self._restored
 
         def lose() -> None:
-            self._goes_back(copy, "suffix lost")
+            if restored == self._restored:  # else the replica has been restored as well
+                self._goes_back(copy, "suffix lost")
 
         self._world.schedule.at(seconds, lose)
 
