@@ -183,7 +183,7 @@ class Known:
     seen: Mask
     fingerprints: Fingerprints
     as_of: int | None = None
-    """A store's own count of what was marked by now, for `Commit.as_of`."""
+    """A store's own name for what was marked by now, for `Commit.as_of`. It tells nothing else."""
 
 
 class OnExisting(Enum):

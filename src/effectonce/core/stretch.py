@@ -146,7 +146,7 @@ class Stretch:
             ended=Ended(endings, outcomes),
             passed=decided[: resolved_rows(made, endings)],
             marked=marked_rows(made, endings),
-            as_of=self._oldest_answer(),
+            as_of=self._one_answer(),
         )
         return self._settling
 
@@ -161,10 +161,10 @@ class Stretch:
             self._outcomes.pop(settlement.first + i, None)
         self._pass(len(settlement.passed))
 
-    def _oldest_answer(self) -> int | None:
-        """What the look-up knew that knew least; None where one cannot say."""
-        known = [as_of for _, as_of in self._as_of if as_of is not None]
-        return min(known) if known and len(known) == len(self._as_of) else None
+    def _one_answer(self) -> int | None:
+        """What all the look-ups knew; None where they do not agree: no number is below another."""
+        known = {as_of for _, as_of in self._as_of}
+        return known.pop() if len(known) == 1 else None
 
     def _pass(self, count: int) -> None:
         raw = bytes(self._keys[: 16 * count])
