@@ -41,7 +41,7 @@ LAYOUT = (
     ("kafka", "keeper", "begin"),
     ("assignment",),
     ("consumer",),
-    ("aiokafka_client",),
+    ("aiokafka_client", "keeper_aio"),
     ("aio",),
     ("__init__",),
     ("testing",),  # above the CLI, whose demo starts the servers that testing ships

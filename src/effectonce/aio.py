@@ -15,14 +15,11 @@ finished is settled with the store before the CancelledError goes on.
 from __future__ import annotations
 
 import asyncio
-import io
 import logging
-import signal
-import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from contextlib import asynccontextmanager
 from importlib.util import find_spec
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from effectonce.assignment import Assignment
@@ -40,6 +37,7 @@ from effectonce.handlers_aio import (
 )
 from effectonce.hooks import BatchStarted, around_batch
 from effectonce.keeper import SystemClock
+from effectonce.keeper_aio import Watch, on_sigterm
 from effectonce.once import Once
 from effectonce.owned import Health, Owned, Stage, Task, health_of
 from effectonce.ports import AsyncStore
@@ -57,8 +55,6 @@ T = TypeVar("T")
 
 GRACE_SECONDS: Final = 1.0
 """What a cancelled handler may take to clean up, before its transaction is made dead."""
-LOOKS: Final = 4
-"""Looks of the watch per deadline."""
 
 
 class AsyncOnceConsumer:
@@ -96,7 +92,7 @@ class AsyncOnceConsumer:
         """No handler runs, and what the last one did is settled with the store."""
         self._left.set()
         self._calls = Calls(once.limits.handler_timeout_seconds)
-        self._watch = _Watch(once.limits.handler_timeout_seconds)
+        self._watch = Watch(once.limits.handler_timeout_seconds)
         self._client: AiokafkaClient | None = None
         self._assignment: Assignment | None = None
         self._limit = once.limits.batch
@@ -261,7 +257,7 @@ class AsyncOnceConsumer:
             raise RuntimeError("this consumer runs already: one run at a time")
         self._idle.clear()
         try:
-            with _on_sigterm(self.stop):
+            with on_sigterm(self.stop):
                 await self._unbroken(self._loop(until, run, handler))
         finally:
             self._idle.set()
@@ -487,98 +483,12 @@ class AsyncOnceConsumer:
             self._mark_left()
 
 
-class _Watch:
-    """Finds a handler that swallows its deadline, or a loop of the user's that has none."""
-
-    def __init__(self, deadline_seconds: float) -> None:
-        self._deadline_seconds = deadline_seconds
-        self._progress = 0
-        self._grace_seconds: float | None = None
-        """None while no handler runs."""
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self, ours: Assignment, calls: Calls) -> None:
-        self._task = asyncio.create_task(self._look(ours, calls), name="effectonce-watch")
-
-    def entered(self, grace_seconds: float) -> None:
-        self._progress += 1
-        self._grace_seconds = grace_seconds
-
-    def progressed(self) -> None:
-        self._progress += 1
-
-    def left(self) -> None:
-        self._progress += 1
-        self._grace_seconds = None
-
-    def stop(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-
-    async def _look(self, ours: Assignment, calls: Calls) -> None:
-        loop = asyncio.get_running_loop()
-        seen, since = -1, loop.time()
-        while True:
-            await asyncio.sleep(min(self._deadline_seconds / LOOKS, 1.0))
-            if self._grace_seconds is None or self._progress != seen:
-                seen, since = self._progress, loop.time()
-            elif loop.time() - since >= self._deadline_seconds + self._grace_seconds:
-                log.error("a handler swallowed its cancellation, or a loop of yours hangs%s",
-                          _stack_of(calls.running))  # fmt: skip
-                await ours.cut_off()
-                return
-
-
-def _stack_of(task: asyncio.Task[Any] | None) -> str:
-    if task is None:
-        return ""
-    text = io.StringIO()
-    task.print_stack(file=text)
-    return "\n" + text.getvalue()
-
-
 async def _kept(work: Coroutine[Any, Any, T]) -> tuple[T | None, BaseException | None]:
     """What it returned and what it raised: sys.exit in a task would break the loop off."""
     try:
         return await work, None
     except BaseException as error:  # noqa: BLE001 - raised where it was awaited
         return None, error
-
-
-_stops: Final[list[Callable[[], None]]] = []
-"""Of all runs in the main thread."""
-
-
-@contextmanager
-def _on_sigterm(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM drains, where the interpreter lets us hear it; all that run in the main thread.
-
-    By `signal.signal`, not by the loop's `add_signal_handler`: that cannot be put back, and a
-    handler of the user's would be gone. What it sets is seen within a fetch.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    if not _stops:
-        _hear()
-    _stops.append(stop)
-    try:
-        yield
-    finally:
-        _stops.remove(stop)
-        if not _stops:
-            signal.signal(signal.SIGTERM, _before.pop())
-
-
-_before: Final[list[Any]] = []
-
-
-def _hear() -> None:
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        for stop in _stops:
-            stop()
-
-    _before.append(signal.signal(signal.SIGTERM, on_signal))
 
 
 def _known_settings() -> frozenset[str] | None:
