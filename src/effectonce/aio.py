@@ -269,7 +269,10 @@ class AsyncOnceConsumer:
             if until is Until.END:
                 await ours.wait_for_all()
             while not await self._done(until):
-                await self._take_turn(run, handler)
+                task = await self._turn()
+                if task is not None:
+                    await self._carry_out(task, run, handler)
+                task = None  # forgotten before the next one is fetched
             await ours.desk.collect()
             await self._raise_stopped(until)
 
@@ -291,12 +294,6 @@ class AsyncOnceConsumer:
             await self._ours.desk.collect()
             await self._raise_stopped(Until.STOPPED)
             return None
-
-    async def _take_turn(self, run: AsyncRun, handler: AsyncHandler) -> None:
-        """One task, which is forgotten before the next one is fetched."""
-        task = await self._turn()
-        if task is not None:
-            await self._carry_out(task, run, handler)
 
     async def _start(self) -> None:
         if self._closed:
@@ -462,10 +459,7 @@ class AsyncOnceConsumer:
             task.owned.reopen()  # how far it came, only the store can tell
             raise
         finally:
-            try:
-                await self._give_back(task.owned)
-            finally:
-                await self._hold.acquire()
+            await self._give_back(task.owned)
         if task.owned.leaving:  # revoked since
             await ours.release(task.owned, "late")
         self._in_turn = False
@@ -473,7 +467,7 @@ class AsyncOnceConsumer:
             raise ours.cut
 
     async def _give_back(self, owned: Owned) -> None:
-        """The partition of the task that has ended, if it was revoked meanwhile."""
+        """The partition of the task that has ended, if it was revoked meanwhile, for the lock."""
         ours = self._ours
         try:
             if owned.leaving:
@@ -481,6 +475,7 @@ class AsyncOnceConsumer:
         finally:
             ours.busy = None
             self._mark_left()
+            await self._hold.acquire()
 
 
 async def _kept(work: Coroutine[Any, Any, T]) -> tuple[T | None, BaseException | None]:

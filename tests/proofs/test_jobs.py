@@ -42,6 +42,7 @@ def test_members_of_a_job_do_not_all_leave_while_a_partition_is_on_its_way_betwe
     assert flow.effects() == once_each(ids)
 
 
+@pytest.mark.confluent
 def test_a_job_waits_for_a_partition_that_a_killed_member_still_holds_or_it_stays_undone(
     flows: Callable[[int], RealFlow],
 ) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import effectonce as eo
+from effectonce.aiokafka_client import AiokafkaClient
 from effectonce.hooks import BatchCommitted, PartitionBegan, PartitionStalled
-from effectonce.kafka import ConfluentClient
 from effectonce.model import NO_ID, LogEnds
 from effectonce.policy import Window
-from effectonce.ports import CommitMode, KafkaOffset
+from effectonce.ports import KafkaOffset
 from effectonce.stores.memory import MemoryStore
 from effectonce.stores.rocksdb import RocksDBStore
 from tests.bad_input.kit import id_header, once_each
@@ -180,7 +180,7 @@ def test_row_5_a_crash_before_kafka_was_told_begins_at_the_same_place(
 ) -> None:
     flow.send(3)
     with monkeypatch.context() as patch:
-        patch.setattr(ConfluentClient, "commit", crashing(above=-1))
+        flow.on_commit(patch, before=crashing(above=-1))
         with pytest.raises(Crash):
             flow.job()
     assert flow.committed() is None
@@ -194,14 +194,12 @@ class Crash(BaseException):
     """What no handler of errors catches: the process is as good as gone."""
 
 
-def crashing(above: int) -> Callable[..., None]:
+def crashing(above: int) -> Callable[[Sequence[KafkaOffset]], None]:
     """A commit to Kafka that the process does not survive, if it tells of more than `above`."""
-    commit = ConfluentClient.commit
 
-    def crash(self: ConfluentClient, offsets: Sequence[KafkaOffset], mode: CommitMode) -> None:
+    def crash(offsets: Sequence[KafkaOffset]) -> None:
         if any(told.offset > above for told in offsets):
             raise Crash
-        commit(self, offsets, mode)
 
     return crash
 
@@ -264,7 +262,7 @@ def test_row_9_kafka_lags_after_a_kill_and_the_store_is_believed(
 ) -> None:
     flow.send(5)
     with monkeypatch.context() as patch:
-        patch.setattr(ConfluentClient, "commit", crashing(above=0))
+        flow.on_commit(patch, before=crashing(above=0))
         with pytest.raises(Crash):
             flow.job()
     told = flow.committed()
@@ -301,7 +299,7 @@ def test_row_10_a_crash_before_kafka_was_told_answers_a_reset_once(
     flow.job()
     flow.reset("--to-offset", "1")
     with monkeypatch.context() as patch:
-        patch.setattr(ConfluentClient, "commit", crashing(above=-1))
+        flow.on_commit(patch, before=crashing(above=-1))
         with pytest.raises(Crash):
             flow.job(on_reset=on_reset)
     told = flow.committed()
@@ -384,7 +382,12 @@ def test_row_13_a_log_that_ends_before_the_position_is_refused(
     """One broker never loses its tail, so the client is told of an earlier end."""
     flow.send(3)
     flow.job()
-    monkeypatch.setattr("effectonce.kafka.ConfluentClient.log_ends", lambda *_: LogEnds(0, 2))
+
+    async def cut_off(*_: object) -> LogEnds:
+        return LogEnds(0, 2)
+
+    is_async = flow.client is AiokafkaClient
+    monkeypatch.setattr(flow.client, "log_ends", cut_off if is_async else lambda *_: LogEnds(0, 2))
     assert "cut off" in refused(flow, "13")
 
 
