@@ -1,8 +1,8 @@
 """The user's settings for aiokafka: what in them would break the promise, and what is added.
 
 As settings.py has it for confluent-kafka. Beside the consumer stands an admin client of
-confluent-kafka's, since aiokafka sees neither topic ids nor the metadata of a commit; what it needs
-to reach the brokers is translated from the same settings, or given as `admin=`.
+confluent-kafka's, since aiokafka does not see topic ids; what it needs to reach the brokers is
+translated from the same settings, or given as `admin=`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def _admin_problems(settings: Mapping[str, object], admin: object) -> Iterator[s
             if settings.get(name) is not None:
                 yield (
                     f"{name}: say how confluent-kafka reaches the same brokers, such as "
-                    'admin={"ssl.ca.location": ...}: topic ids and witnesses are read with it'
+                    'admin={"ssl.ca.location": ...}: topic ids are read with it'
                 )
 
 
