@@ -23,7 +23,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from effectonce.assignment import Assignment
-from effectonce.consumer import FETCH_SECONDS, QUICK_EVENTS, QUICK_SECONDS, Until
+from effectonce.consumer import FETCH_SECONDS, Until, seen
 from effectonce.errors import BrokerError, ConfigError, UnknownTopic
 from effectonce.event import Batch
 from effectonce.handlers import Check
@@ -39,7 +39,7 @@ from effectonce.hooks import BatchStarted, around_batch
 from effectonce.keeper import SystemClock
 from effectonce.keeper_aio import Watch, on_sigterm
 from effectonce.once import Once
-from effectonce.owned import Health, Owned, Stage, Task, health_of
+from effectonce.owned import Health, Owned, Stage, Task
 from effectonce.ports import AsyncStore
 from effectonce.settings import topic_problems
 from effectonce.settings_aio import aiokafka_problems, rebalance_seconds
@@ -159,13 +159,9 @@ class AsyncOnceConsumer:
 
     def health(self) -> Health:
         """A snapshot; safe from any thread."""
-        ours = self._assignment
-        if ours is None:
-            return Health(ok=True, partitions=())
-        owned = sorted(ours.partitions(), key=lambda owned: owned.at)
-        rows = tuple(health_of(o) for o in owned)
-        well = ours.cut is None and not ours.gone and all(row.error is None for row in rows)
-        return Health(ok=well, partitions=rows)
+        return (
+            Health(ok=True, partitions=()) if self._assignment is None else seen(self._assignment)
+        )
 
     async def close(self) -> None:
         """Commit what is finished and leave the group. Safe to call twice.
@@ -423,19 +419,12 @@ class AsyncOnceConsumer:
             task.handler_seconds = self._clock.monotonic() - began
 
     def _slice_of(self, task: Task, began: float) -> Check:
-        """While handlers are quick, the clock is asked for every eighth event."""
-        progressed, monotonic = self._watch.progressed, self._clock.monotonic
-        end, looked, left = began + self._once.limits.commit_seconds, began, 1
+        """The clock is asked for each event, whose deadline costs more: one thawed is one only."""
+        end = began + self._once.limits.commit_seconds
 
         def ends_slice() -> bool:
-            nonlocal looked, left
-            progressed()
-            left -= 1
-            if left and not task.halted:
-                return False
-            now = monotonic()
-            looked, left = now, QUICK_EVENTS if now - looked < QUICK_SECONDS else 1
-            return task.halted or self._cancelled or now >= end
+            self._watch.progressed()
+            return task.halted or self._cancelled or self._clock.monotonic() >= end
 
         return ends_slice
 

@@ -10,7 +10,7 @@ What aiokafka 0.14 does by itself, and how it is kept from that (all seen in its
 | ------------------------------------------------------ | --------------------------------------- |
 | goes to the committed offset, or raises without one    | sought and paused as it is assigned     |
 | waits without end for an assignment, in `getmany`      | under a limit, which loses nothing      |
-| repeats a commit without end, into the next generation | under a limit; cancelled by a revoke    |
+| repeats a commit without end, into the next generation | sent once: the driver tells Kafka again |
 | loses what it took of one partition when another       | every position is put back behind what  |
 |   raises (a corrupt batch)                             |   was handed over                       |
 | leaves if nobody asks for records                      | a `max_poll_interval_ms` without end    |
@@ -61,8 +61,8 @@ COMMIT_SECONDS: Final = 5.0
 """Below the default session: a revoke waits for its commit."""
 STOP_SECONDS: Final = 15.0
 _END: Final = "\0"
-"""Behind metadata, as confluent-kafka writes it, and needs it: where there is none it reads on (2.16,
-seen: a witness of 72 bytes, from epoch 10 on, was another one to its `committed`)."""
+"""Behind metadata, as confluent-kafka writes it, and needs it: where there is none it reads on
+(2.16, seen: a witness of 72 bytes, from epoch 10 on, was another one to it)."""
 KNOWN_SETTINGS: Final = frozenset(inspect.signature(AIOKafkaConsumer).parameters) - {"topics"}
 
 
@@ -267,11 +267,11 @@ class AiokafkaClient:
             raise BrokerError("Kafka, commit: the last one has no answer yet")
 
     async def _commit(self, rows: Mapping[_TopicPartition, OffsetAndMetadata]) -> None:
-        # `commit` refuses partitions that are another's: a group's first start marks all of them
-        subscription = self._consumer._subscription.subscription
-        await self._consumer._coordinator.commit_offsets(
-            subscription and subscription.assignment, rows
-        )
+        # its `commit` also refuses partitions of others: a group's first start marks all of them
+        coordinator = self._consumer._coordinator
+        await coordinator.ensure_coordinator_known()
+        async with coordinator._commit_lock:
+            await coordinator._do_commit_offsets(None, rows)
 
     async def _commit_later(self, rows: Mapping[_TopicPartition, OffsetAndMetadata]) -> None:
         assert self._ours is not None
@@ -282,13 +282,6 @@ class AiokafkaClient:
             # no harm: the store has the position, Kafka only follows it
             log.info("Kafka refused a commit: %s", error)
             self._ours.on_commit_refused([(tp.topic, tp.partition) for tp in rows])
-
-    async def _end_commit(self) -> None:
-        """It must not be repeated in the next generation, for a partition that is another's."""
-        task, self._committing = self._committing, None
-        if task is not None and not task.done():
-            task.cancel()
-            await asyncio.wait([task])
 
     # -- what is asked of the brokers ----------------------------------------------------------
 
@@ -363,7 +356,8 @@ class AiokafkaClient:
         return found
 
     async def close(self) -> None:
-        await self._end_commit()
+        if self._committing is not None:
+            await asyncio.wait([self._committing])
         try:
             async with asyncio.timeout(STOP_SECONDS):
                 await self._consumer.stop()
@@ -389,7 +383,6 @@ class AiokafkaClient:
         assert self._ours is not None
         self._settled.clear()
         async with self._hold:
-            await self._end_commit()
             self._handed.clear()
             if not partitions:
                 return

@@ -494,6 +494,25 @@ def test_a_broker_that_is_not_there_is_said_and_the_consumer_can_start_later(
     assert flow.effects() == once_each(ids)
 
 
+def test_a_coroutine_that_was_not_awaited_stops_the_run_or_its_event_would_be_done_without_effect(
+    flow: AioFlow,
+) -> None:
+    ids = flow.send(1)
+
+    async def forgets(event: eo.Event, tx: eo.AsyncKeyValueTx) -> object:
+        return count(event, tx)
+
+    async def main() -> None:
+        async with flow.aio() as consumer:
+            with pytest.raises(eo.ConfigError, match="await it"):
+                await consumer.run(forgets)
+
+    run(main())
+    assert not flow.effects()
+    flow.job()
+    assert flow.effects() == once_each(ids)
+
+
 def test_an_unknown_topic_is_said_and_never_made(flow: AioFlow) -> None:
     flow.topic = f"{flow.topic}-not"
 
