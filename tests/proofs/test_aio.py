@@ -477,8 +477,9 @@ def test_an_error_of_the_whole_group_is_not_taken_for_nothing_committed(
 
 
 def test_a_broker_that_is_not_there_is_said_and_the_consumer_can_start_later(
-    flow: AioFlow,
+    flow: AioFlow, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("effectonce.aiokafka_client.CALL_SECONDS", 1.0)
     ids = flow.send(1)
     address, flow.bootstrap = flow.bootstrap, "127.0.0.1:9"
 

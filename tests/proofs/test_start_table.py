@@ -91,6 +91,7 @@ def test_row_2_a_lost_state_directory_is_refused_or_its_events_would_repeat(
     assert 'moved="accept"' in refused(flow, "2")
 
 
+@pytest.mark.confluent
 def test_row_2_moved_accept_goes_on_where_kafka_stands(flow: RealFlow) -> None:
     flow.send(5)
     flow.job()
@@ -101,6 +102,7 @@ def test_row_2_moved_accept_goes_on_where_kafka_stands(flow: RealFlow) -> None:
     assert flow.position().horizon == 5
 
 
+@pytest.mark.confluent
 def test_row_2_a_partition_directory_of_another_store_is_refused(flow: RealFlow) -> None:
     flow.send(5)
     flow.job()
@@ -126,6 +128,7 @@ def test_row_2_a_shared_store_that_was_swapped_is_refused_whatever_was_accepted(
     assert ran == flow.ids
 
 
+@pytest.mark.confluent
 def test_row_3_a_lost_partition_directory_is_refused_until_it_is_back(flow: RealFlow) -> None:
     ids = flow.send(5)
     flow.job()
@@ -211,6 +214,7 @@ def test_row_6_a_plain_group_is_adopted_where_it_stands(flow: RealFlow) -> None:
     assert (flow.rows(), flow.effects()) == (["6"], once_each(flow.ids[3:]))
 
 
+@pytest.mark.confluent
 def test_row_7_a_deleted_group_is_refused_by_an_embedded_store(flow: RealFlow) -> None:
     flow.send(3)
     flow.job()
@@ -329,6 +333,7 @@ def test_row_11_dedupe_goes_back_and_answers_what_took_effect(flow: RealFlow) ->
     assert (repeats, len(new)) == (6, 1)
 
 
+@pytest.mark.confluent
 def test_row_11_dedupe_below_the_first_marker_is_refused_or_effects_would_repeat(
     flow: RealFlow,
 ) -> None:
@@ -351,6 +356,7 @@ def test_row_11_reprocess_runs_everything_again_as_a_new_run(flow: RealFlow) -> 
     assert flow.effects() == effects, "once only, though the option may stay"
 
 
+@pytest.mark.confluent
 def test_row_11_skip_follows_forward_and_ignores_backward(flow: RealFlow) -> None:
     flow.send(4)
     flow.job()
@@ -401,6 +407,7 @@ def test_a_changed_identity_is_refused_or_every_event_would_look_new(flow: RealF
     assert flow.effects() == once_each(flow.ids[:3] + new)
 
 
+@pytest.mark.confluent
 def test_a_changed_window_is_refused_or_its_generations_would_be_dropped(flow: RealFlow) -> None:
     flow.send(2)
     flow.job()
