@@ -63,7 +63,10 @@ class Watch:
             elif loop.time() - since >= self._deadline_seconds + self._grace_seconds:
                 log.error("a handler swallowed its cancellation, or a loop of yours hangs%s",
                           _stack_of(calls.running))  # fmt: skip
-                await ours.cut_off()
+                try:
+                    await ours.cut_off()
+                except Exception:
+                    log.exception("not all of a handler that was cut off could be made harmless")
                 return
 
 
