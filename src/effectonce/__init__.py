@@ -10,6 +10,7 @@ with eo.OnceConsumer(config, ["payments"], once) as consumer:
 from importlib.metadata import version as _version
 
 from effectonce import hooks
+from effectonce.aio import AsyncOnceConsumer
 from effectonce.consumer import END, OnceConsumer
 from effectonce.errors import (
     BrokerError,
@@ -43,13 +44,15 @@ from effectonce.identity import (
 from effectonce.once import Once
 from effectonce.owned import Health, PartitionHealth
 from effectonce.policy import IGNORED, InStore, Limits, Outside, Retry
-from effectonce.ports import KeyValueTx
+from effectonce.ports import AsyncKeyValueTx, KeyValueTx
 
 __version__ = _version("effectonce")
 
 __all__ = [
     "END",
     "IGNORED",
+    "AsyncKeyValueTx",
+    "AsyncOnceConsumer",
     "Batch",
     "BrokerError",
     "ConfigError",

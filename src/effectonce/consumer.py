@@ -191,11 +191,7 @@ class OnceConsumer:
 
     def health(self) -> Health:
         """A snapshot; safe from any thread."""
-        owned = sorted(self._assignment.partitions(), key=lambda owned: owned.at)
-        rows = tuple(health_of(o) for o in owned)
-        ours = self._assignment
-        well = ours.cut is None and not ours.gone and all(row.error is None for row in rows)
-        return Health(ok=well, partitions=rows)
+        return seen(self._assignment)
 
     def close(self) -> None:
         """Commit what is finished and leave the group. Safe to call twice."""
@@ -411,6 +407,14 @@ class OnceConsumer:
                 self._leave(task)
             finally:
                 self._loaned = None
+
+
+def seen(ours: Assignment) -> Health:
+    """How an assignment's partitions are now."""
+    owned = sorted(ours.partitions(), key=lambda owned: owned.at)
+    rows = tuple(health_of(o) for o in owned)
+    well = ours.cut is None and not ours.gone and all(row.error is None for row in rows)
+    return Health(ok=well, partitions=rows)
 
 
 @contextmanager

@@ -46,6 +46,11 @@ def check_handler(handler: object, first: str, *, in_store: bool) -> None:
             or inspect.isasyncgenfunction(function)
         ):
             raise ConfigError([_RUNS_NOTHING])
+    check_takes(handler, first, in_store=in_store)
+
+
+def check_takes(handler: Handler, first: str, *, in_store: bool) -> None:
+    """Refuse what cannot be called with `first` (and `tx`)."""
     given = (first, "tx") if in_store else (first,)
     try:
         inspect.signature(handler).bind(*given)
@@ -61,14 +66,15 @@ _RUNS_NOTHING: Final = (
 )
 
 
-def _check_ran(outcome: object) -> None:
+def check_ran(outcome: object, why: str = _RUNS_NOTHING) -> None:
+    """Refuse an outcome that has not begun to run."""
     if isinstance(outcome, _LAZY):
         if not isinstance(outcome, AsyncGeneratorType):
             outcome.close()
-        raise ConfigError([_RUNS_NOTHING])
+        raise ConfigError([why])
 
 
-def _let_through(error: BaseException) -> BaseException | None:
+def let_through(error: BaseException) -> BaseException | None:
     """What no second attempt would mend: sys.exit, Ctrl-C, a handler that runs nothing."""
     ordinary = isinstance(error, Exception) and not isinstance(error, ConfigError)
     return None if ordinary else error
@@ -84,11 +90,11 @@ def run_events(task: Task, handler: Handler, ends_slice: Check) -> BaseException
         try:
             outcome = handler(event, work.begin(row))
             if outcome is not None:
-                _check_ran(outcome)
+                check_ran(outcome)
         except BaseException as error:  # noqa: BLE001 - sys.exit too is let through once settled
             work.failed(row, error)
             work.leave(row)
-            return _let_through(error)
+            return let_through(error)
         if work.is_untouched(row):
             work.done(row, outcome)
         work.leave(row)
@@ -105,10 +111,10 @@ def _run_outside(task: Task, handler: Handler, ends_slice: Check) -> BaseExcepti
         try:
             outcome = handler(event)
             if outcome is not None:
-                _check_ran(outcome)
+                check_ran(outcome)
         except BaseException as error:  # noqa: BLE001 - as above
             work.failed(row, error)
-            return _let_through(error)
+            return let_through(error)
         if marks[row] == _UNTOUCHED:
             if outcome is None:
                 marks[row] = _DONE
@@ -121,23 +127,29 @@ def _run_outside(task: Task, handler: Handler, ends_slice: Check) -> BaseExcepti
 
 def run_batch(task: Task, handler: Handler, ends_slice: Check) -> BaseException | None:
     """Run what failed in a batch before one by one, then the rest at once."""
-    work, owned, offsets = task.work, task.owned, task.columns.offsets
-    singles: list[Rows] = []
-    if owned.singly_below != UNSET:
-        count = int((offsets[work.runs] < owned.singly_below).sum())
-        singles = [work.runs[i : i + 1] for i in range(count)]
-    rest = work.runs[len(singles) :]
-    for rows in [*singles, rest] if len(rest) else singles:
+    owned = task.owned
+    for rows in portions(task):
         failure = _hand_over(task, rows, handler)
         if failure is not None:
             if len(rows) > 1:
-                owned.singly_below = int(offsets[rows[-1]]) + 1
+                owned.singly_below = int(task.columns.offsets[rows[-1]]) + 1
                 task.failed_together = True
-            return _let_through(failure)
+            return let_through(failure)
         if ends_slice():
             return None
     owned.singly_below = UNSET
     return None
+
+
+def portions(task: Task) -> list[Rows]:
+    """What a batch handler is given at once, call by call."""
+    runs, owned, offsets = task.work.runs, task.owned, task.columns.offsets
+    singles: list[Rows] = []
+    if owned.singly_below != UNSET:
+        count = int((offsets[runs] < owned.singly_below).sum())
+        singles = [runs[i : i + 1] for i in range(count)]
+    rest = runs[len(singles) :]
+    return [*singles, rest] if len(rest) else singles
 
 
 def _hand_over(task: Task, rows: Rows, handler: Handler) -> BaseException | None:
@@ -148,7 +160,7 @@ def _hand_over(task: Task, rows: Rows, handler: Handler) -> BaseException | None
     tx = None if effects is None else effects.begin()
     failure: BaseException | None = None
     try:
-        _check_ran(handler(batch) if effects is None else handler(batch, tx))
+        check_ran(handler(batch) if effects is None else handler(batch, tx))
         failure = next(iter(work.failures.values()), None)
     except BaseException as error:  # noqa: BLE001 - as above
         failure = error

@@ -39,7 +39,7 @@ from effectonce.ports import (
 )
 from effectonce.settings import admin_settings, consumer_settings, is_incremental
 
-__all__ = ["ConfluentClient"]
+__all__ = ["ConfluentClient", "is_topic_gone", "said_by", "uuid_bytes"]
 
 log = logging.getLogger("effectonce")
 
@@ -149,7 +149,7 @@ class ConfluentClient:
             self._consumer = Consumer(settings)
             self._admin = AdminClient(admin_settings(config))
         except (KafkaException, TypeError, ValueError) as error:
-            raise ConfigError([f"librdkafka: {_said(error)}"]) from error
+            raise ConfigError([f"librdkafka: {said_by(error)}"]) from error
         self._listener: Listener | None = None
         self._topics: Sequence[str] = ()
         self._has_topic_ids: bool | None = None
@@ -295,10 +295,10 @@ class ConfluentClient:
             except TimeoutError as error:  # sooner than librdkafka's own
                 raise BrokerError(f"Kafka, topic ids: no answer in {CALL_SECONDS} s") from error
             except KafkaException as error:
-                if error.args[0].code() not in _TOPIC_GONE:
-                    raise BrokerError(f"Kafka, topic ids: {_said(error)}") from error
+                if not is_topic_gone(error):
+                    raise BrokerError(f"Kafka, topic ids: {said_by(error)}") from error
             else:
-                found[topic] = _uuid_bytes(topic_id)
+                found[topic] = uuid_bytes(topic_id)
         return found
 
     def _is_mock(self) -> bool:
@@ -369,10 +369,15 @@ def _translated(call: str) -> Iterator[None]:
     try:
         yield
     except KafkaException as error:
-        raise BrokerError(f"Kafka, {call}: {_said(error)}") from error
+        raise BrokerError(f"Kafka, {call}: {said_by(error)}") from error
 
 
-def _said(error: Exception) -> str:
+def is_topic_gone(error: KafkaException) -> bool:
+    """Whether the broker has no such topic."""
+    return error.args[0].code() in _TOPIC_GONE
+
+
+def said_by(error: Exception) -> str:
     """What librdkafka, or its Python face, says went wrong."""
     (said,) = error.args
     return said.str() if isinstance(said, KafkaError) else str(said)
@@ -399,7 +404,7 @@ def _grouped(messages: list[Message], topics: Sequence[str]) -> Sequence[Records
     return [MessageRecords(*home, group) for home, group in groups.items()]  # type: ignore[arg-type]
 
 
-def _uuid_bytes(topic_id: Any) -> bytes:
+def uuid_bytes(topic_id: Any) -> bytes:
     """confluent's Uuid as 16 bytes; its halves are signed."""
     halves = (topic_id.get_most_significant_bits(), topic_id.get_least_significant_bits())
     return b"".join((half & 0xFFFF_FFFF_FFFF_FFFF).to_bytes(8, "big") for half in halves)

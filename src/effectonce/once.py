@@ -25,8 +25,8 @@ from effectonce.policy import (
     StartAt,
     Window,
 )
-from effectonce.ports import Durability, Reach, Store
-from effectonce.stores import open_store
+from effectonce.ports import AsyncStore, Durability, Reach, Store
+from effectonce.stores import open_async_store, open_store
 
 __all__ = ["Once"]
 
@@ -91,6 +91,7 @@ class Once:
         if problems or opened is None:
             raise ConfigError(problems)
         self.store = opened
+        self._named = store
         self.identity = Identity(identify, secret)
         self.start_policy = StartPolicy(
             identify_fingerprint=self.identity.fingerprint,
@@ -126,6 +127,18 @@ class Once:
         if self.on_unidentified is OnUnidentified.PROCESS:
             return Unidentified.RUNS_UNPROTECTED
         return Unidentified.BLOCKS
+
+    def async_store(self) -> tuple[AsyncStore, bool]:
+        """The store for coroutines, and whether it is whoever asks that must close it.
+
+        A URL is opened anew, so that each event loop has connections of its own; `memory:`, which
+        would be another one then, and a Store of the user's stay as they are. Raises ConfigError.
+        """
+        if isinstance(self._named, str) and not self._named.startswith("memory:"):
+            return open_async_store(self._named), True
+        found = open_async_store(self.store, closes=False)
+        ours: object = found
+        return found, ours is not self.store
 
     def promise(self) -> str:
         """What this configuration promises, under which assumptions, and what remains."""

@@ -87,6 +87,9 @@ class Watch:
 class Flow:
     """One topic, one group and one state folder."""
 
+    driver: Callable[[Mapping[str, Any], Sequence[str], eo.Once], Any] = eo.OnceConsumer
+    """What consumes: `OnceConsumer`, or another with its face."""
+
     def __init__(self, bootstrap: str, topic: str, state: Path, watch: Watch) -> None:
         self.bootstrap = bootstrap
         self.topic = topic
@@ -151,7 +154,7 @@ class Flow:
         }
         once = eo.Once(opened, **{**usual, **policy})
         try:
-            with eo.OnceConsumer(settings, [self.topic, *topics], once) as consumer:
+            with self.driver(settings, [self.topic, *topics], once) as consumer:
                 yield consumer
         finally:
             once.store.close()

@@ -146,6 +146,15 @@ def test_a_repeat_during_a_freeze_is_explained_and_one_after_its_own_commit_is_n
 # -- the faults: each counts for what it did ------------------------------------------------------
 
 
+def test_one_event_a_freeze_may_run_in_the_thawed_process_though_another_ran_it_meanwhile() -> None:
+    meanwhile = Journal().add(Kind.FROZEN, 1).effect(2, A, 0).effect(2, B, 1).commit(2, 2)
+    thawed = meanwhile.add(Kind.THAWED, 1).effect(1, A, 0)
+    assert thawed.outside(A, B).unexplained_repeats == 0
+    assert thawed.effect(1, B, 1).outside(A, B).unexplained_repeats == 1
+    before = Journal().effect(2, A, 0).commit(2, 1).add(Kind.FROZEN, 1).add(Kind.THAWED, 1)
+    assert before.effect(1, A, 0).outside(A).unexplained_repeats == 1
+
+
 def test_a_kill_is_near_an_effect_for_200_ms() -> None:
     assert Journal().effect(1, A, 0).wait(198).kill(1).outside(A).kills_near_effect == 1
     assert Journal().effect(1, A, 0).wait(200).kill(1).outside(A).kills_near_effect == 0

@@ -24,7 +24,7 @@ import effectonce as eo
 from effectonce import hooks
 from effectonce.hooks import BatchCommitted, HookEvent
 from tests.bad_input.kit import PATIENCE_SECONDS, Flow, Watch, count
-from tests.proofs.kit import CLASSIC, RealFlow
+from tests.proofs.kit import CLASSIC, DRIVERS, RealFlow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,7 @@ class Orders:
     state: str
     act: str
     """"hold" (until a line comes), "kill" (itself, at once), "kill after commit"."""
+    driver: str
     at: str = ""
     """The event at which the handler acts."""
     limits: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -88,7 +89,9 @@ class Process:
 @contextmanager
 def process(flow: RealFlow, **orders: Any) -> Iterator[Process]:
     """Start one; killed at the end of the `with` if it is still there."""
-    written = Orders(flow.bootstrap, flow.topic, flow.group, str(flow.state), **orders)
+    written = Orders(
+        flow.bootstrap, flow.topic, flow.group, str(flow.state), driver=flow.driver_name, **orders
+    )
     with subprocess.Popen(
         [sys.executable, "-m", __name__, json.dumps(dataclasses.asdict(written))],
         stdin=subprocess.PIPE,
@@ -125,6 +128,7 @@ def _main(orders: Orders) -> None:
     hooks.set_hooks([on_event])
     flow = Flow(orders.bootstrap, orders.topic, Path(orders.state), Watch())
     flow.group = orders.group
+    flow.driver = DRIVERS[orders.driver]
     with flow.consumer(limits=eo.Limits(**orders.limits), config=orders.config) as consumer:
         consumer.run(handler)
 

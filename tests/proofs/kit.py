@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
+import effectonce as eo
+from effectonce.aiokafka_client import AiokafkaClient
 from effectonce.hooks import PartitionBegan
+from effectonce.kafka import ConfluentClient
 from effectonce.model import Committed, Position
+from effectonce.ports import CommitMode, KafkaOffset
 from effectonce.stores.rocksdb_beside import read_beside_owner
 from effectonce.stores.rocksdb_files import Folder, topic_folder
 from effectonce.stores.rocksdb_image import read_position
 from effectonce.stores.rocksdb_options import Shared
 from effectonce.testing.servers import KafkaServer
 from tests.bad_input.kit import PATIENCE_SECONDS, Flow, Watch
+from tests.proofs.aio_kit import Driven
 
 RESET_TOOL = "org.apache.kafka.tools.consumer.group.ConsumerGroupCommand"
 
@@ -28,12 +34,53 @@ PROTOCOLS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
+DRIVERS: Mapping[str, Any] = {"confluent": eo.OnceConsumer, "aiokafka": Driven}
+"""Every proof runs on each; aiokafka speaks the classic protocol alone, with eager assignors."""
+
+
 class RealFlow(Flow):
     """A flow on Apache Kafka, with what operators do to it."""
 
-    def __init__(self, server: KafkaServer, topic: str, state: Path, watch: Watch) -> None:
+    def __init__(
+        self,
+        server: KafkaServer,
+        topic: str,
+        state: Path,
+        watch: Watch,
+        driver: str = "confluent",
+    ) -> None:
         super().__init__(server.bootstrap, topic, state, watch)
         self.server = server
+        self.driver_name = driver
+        self.driver = DRIVERS[driver]
+
+    @property
+    def client(self) -> type[ConfluentClient] | type[AiokafkaClient]:
+        """The driver's client, for a test to patch."""
+        return AiokafkaClient if self.driver_name == "aiokafka" else ConfluentClient
+
+    def on_commit(
+        self,
+        patch: pytest.MonkeyPatch,
+        *,
+        before: Callable[[Sequence[KafkaOffset]], None] = lambda _: None,
+        after: Callable[[Sequence[KafkaOffset]], None] = lambda _: None,
+    ) -> None:
+        """What a commit to Kafka does besides."""
+        client: Any = self.client
+        real = client.commit
+
+        def commit(self: Any, offsets: Sequence[KafkaOffset], mode: CommitMode) -> None:
+            before(offsets)
+            real(self, offsets, mode)
+            after(offsets)
+
+        async def commit_async(self: Any, offsets: Sequence[KafkaOffset], mode: CommitMode) -> None:
+            before(offsets)
+            await real(self, offsets, mode)
+            after(offsets)
+
+        patch.setattr(client, "commit", commit_async if client is AiokafkaClient else commit)
 
     def reset(self, *how: str) -> None:
         """Kafka's own tool: `--to-offset 3`, `--to-earliest`, ..."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,6 @@ import pytest
 
 import effectonce as eo
 from effectonce.errors import BrokerError
-from effectonce.kafka import ConfluentClient
-from effectonce.ports import CommitMode, KafkaOffset
 from effectonce.testing.servers import KafkaServer
 from tests.bad_input.kit import Watch, count, once_each
 from tests.proofs.kit import PROTOCOLS, RealFlow
@@ -26,17 +24,16 @@ def dies(*_: object) -> None:
     raise Dies
 
 
-def loses_an_answer() -> Callable[..., None]:
-    """A commit that is applied; the first time, nobody hears of it."""
-    real, lost = ConfluentClient.commit, list[str]()
+def loses_an_answer() -> Callable[[object], None]:
+    """After a commit that was applied; the first time, nobody hears of it."""
+    lost = list[str]()
 
-    def commit(self: ConfluentClient, offsets: Sequence[KafkaOffset], mode: CommitMode) -> None:
-        real(self, offsets, CommitMode.SYNC)
+    def after(offsets: object) -> None:
         if offsets and not lost:
             lost.append("this one")
             raise BrokerError("Kafka, commit: Local: Timed out")
 
-    return commit
+    return after
 
 
 # -- each kind of start that writes a row: what it finds, and what it is told ---------------------
@@ -85,7 +82,7 @@ def test_a_start_that_died_before_kafka_was_told_is_finished_and_not_made_twice(
     prepare, times = STARTS[start]
     policy = prepare(flow)
     with monkeypatch.context() as patch:
-        patch.setattr(ConfluentClient, "commit", dies)
+        flow.on_commit(patch, before=dies)
         with pytest.raises(Dies):
             flow.job(**policy)
     flow.job(**policy)
@@ -99,7 +96,7 @@ def test_a_start_whose_commit_was_applied_and_not_answered_is_finished_and_not_r
     prepare, times = STARTS[start]
     policy = prepare(flow)
     with monkeypatch.context() as patch:
-        patch.setattr(ConfluentClient, "commit", loses_an_answer())
+        flow.on_commit(patch, after=loses_an_answer())
         flow.job(**policy)
     flow.job(**policy)
     assert list(flow.effects().values()) == [times] * 4

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import pytest
+
 from effectonce.kafka import ConfluentClient
 from effectonce.ports import TopicPartition
 from tests.bad_input.kit import PATIENCE_SECONDS
@@ -27,6 +29,7 @@ class Assigned:
     def on_commit_refused(self, partitions: Sequence[TopicPartition]) -> None: ...
 
 
+@pytest.mark.confluent
 def test_a_partition_that_was_paused_is_fetched_from_at_once_or_a_takeover_takes_a_second_more(
     flow: RealFlow,
 ) -> None:

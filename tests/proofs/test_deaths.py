@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+import pytest
+
 import effectonce as eo
 from effectonce.hooks import BatchCommitted
 from tests.bad_input.kit import count, once_each
@@ -45,6 +47,7 @@ def test_a_kill_between_the_stores_commit_and_kafkas_repeats_nothing(flow: RealF
     assert flow.effects() == once_each(ids)
 
 
+@pytest.mark.confluent
 def test_a_hanging_handler_is_cut_off_and_another_process_takes_over_or_it_would_wait_for_ever(
     flow: RealFlow,
 ) -> None:

@@ -21,7 +21,8 @@ def test_members_of_a_job_do_not_all_leave_while_a_partition_is_on_its_way_betwe
     flows: Callable[[int], RealFlow], protocol: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Polls are short, so that the loop looks around in the middle of each rebalance."""
-    monkeypatch.setattr("effectonce.consumer.FETCH_SECONDS", 0.001)
+    for driver in ("consumer", "aio"):
+        monkeypatch.setattr(f"effectonce.{driver}.FETCH_SECONDS", 0.001)
     flow = flows(2)
     ids = flow.send(15, 0) + flow.send(15, 1)
 
@@ -42,6 +43,7 @@ def test_members_of_a_job_do_not_all_leave_while_a_partition_is_on_its_way_betwe
     assert flow.effects() == once_each(ids)
 
 
+@pytest.mark.confluent
 def test_a_job_waits_for_a_partition_that_a_killed_member_still_holds_or_it_stays_undone(
     flows: Callable[[int], RealFlow],
 ) -> None:

@@ -150,6 +150,7 @@ def test_a_partition_opened_by_somebody_else_is_dropped_and_opened_again(
     assert len(flow.watch.of(PartitionBegan)) == 2
 
 
+@pytest.mark.confluent  # ten seconds, and nothing in it is the driver's
 def test_a_rival_stops_the_partition_or_two_groups_would_fence_each_other_for_ever(
     flow: RealFlow,
 ) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 import effectonce as eo
+from effectonce.aiokafka_client import AiokafkaClient
 from effectonce.hooks import BatchCommitted, PartitionBegan, PartitionStalled
-from effectonce.kafka import ConfluentClient
 from effectonce.model import NO_ID, LogEnds
 from effectonce.policy import Window
-from effectonce.ports import CommitMode, KafkaOffset
+from effectonce.ports import KafkaOffset
 from effectonce.stores.memory import MemoryStore
 from effectonce.stores.rocksdb import RocksDBStore
 from tests.bad_input.kit import id_header, once_each
@@ -91,6 +91,7 @@ def test_row_2_a_lost_state_directory_is_refused_or_its_events_would_repeat(
     assert 'moved="accept"' in refused(flow, "2")
 
 
+@pytest.mark.confluent
 def test_row_2_moved_accept_goes_on_where_kafka_stands(flow: RealFlow) -> None:
     flow.send(5)
     flow.job()
@@ -101,6 +102,7 @@ def test_row_2_moved_accept_goes_on_where_kafka_stands(flow: RealFlow) -> None:
     assert flow.position().horizon == 5
 
 
+@pytest.mark.confluent
 def test_row_2_a_partition_directory_of_another_store_is_refused(flow: RealFlow) -> None:
     flow.send(5)
     flow.job()
@@ -126,6 +128,7 @@ def test_row_2_a_shared_store_that_was_swapped_is_refused_whatever_was_accepted(
     assert ran == flow.ids
 
 
+@pytest.mark.confluent
 def test_row_3_a_lost_partition_directory_is_refused_until_it_is_back(flow: RealFlow) -> None:
     ids = flow.send(5)
     flow.job()
@@ -180,7 +183,7 @@ def test_row_5_a_crash_before_kafka_was_told_begins_at_the_same_place(
 ) -> None:
     flow.send(3)
     with monkeypatch.context() as patch:
-        patch.setattr(ConfluentClient, "commit", crashing(above=-1))
+        flow.on_commit(patch, before=crashing(above=-1))
         with pytest.raises(Crash):
             flow.job()
     assert flow.committed() is None
@@ -194,14 +197,12 @@ class Crash(BaseException):
     """What no handler of errors catches: the process is as good as gone."""
 
 
-def crashing(above: int) -> Callable[..., None]:
+def crashing(above: int) -> Callable[[Sequence[KafkaOffset]], None]:
     """A commit to Kafka that the process does not survive, if it tells of more than `above`."""
-    commit = ConfluentClient.commit
 
-    def crash(self: ConfluentClient, offsets: Sequence[KafkaOffset], mode: CommitMode) -> None:
+    def crash(offsets: Sequence[KafkaOffset]) -> None:
         if any(told.offset > above for told in offsets):
             raise Crash
-        commit(self, offsets, mode)
 
     return crash
 
@@ -213,6 +214,7 @@ def test_row_6_a_plain_group_is_adopted_where_it_stands(flow: RealFlow) -> None:
     assert (flow.rows(), flow.effects()) == (["6"], once_each(flow.ids[3:]))
 
 
+@pytest.mark.confluent
 def test_row_7_a_deleted_group_is_refused_by_an_embedded_store(flow: RealFlow) -> None:
     flow.send(3)
     flow.job()
@@ -264,7 +266,7 @@ def test_row_9_kafka_lags_after_a_kill_and_the_store_is_believed(
 ) -> None:
     flow.send(5)
     with monkeypatch.context() as patch:
-        patch.setattr(ConfluentClient, "commit", crashing(above=0))
+        flow.on_commit(patch, before=crashing(above=0))
         with pytest.raises(Crash):
             flow.job()
     told = flow.committed()
@@ -301,7 +303,7 @@ def test_row_10_a_crash_before_kafka_was_told_answers_a_reset_once(
     flow.job()
     flow.reset("--to-offset", "1")
     with monkeypatch.context() as patch:
-        patch.setattr(ConfluentClient, "commit", crashing(above=-1))
+        flow.on_commit(patch, before=crashing(above=-1))
         with pytest.raises(Crash):
             flow.job(on_reset=on_reset)
     told = flow.committed()
@@ -331,6 +333,7 @@ def test_row_11_dedupe_goes_back_and_answers_what_took_effect(flow: RealFlow) ->
     assert (repeats, len(new)) == (6, 1)
 
 
+@pytest.mark.confluent
 def test_row_11_dedupe_below_the_first_marker_is_refused_or_effects_would_repeat(
     flow: RealFlow,
 ) -> None:
@@ -353,6 +356,7 @@ def test_row_11_reprocess_runs_everything_again_as_a_new_run(flow: RealFlow) -> 
     assert flow.effects() == effects, "once only, though the option may stay"
 
 
+@pytest.mark.confluent
 def test_row_11_skip_follows_forward_and_ignores_backward(flow: RealFlow) -> None:
     flow.send(4)
     flow.job()
@@ -384,7 +388,12 @@ def test_row_13_a_log_that_ends_before_the_position_is_refused(
     """One broker never loses its tail, so the client is told of an earlier end."""
     flow.send(3)
     flow.job()
-    monkeypatch.setattr("effectonce.kafka.ConfluentClient.log_ends", lambda *_: LogEnds(0, 2))
+
+    async def cut_off(*_: object) -> LogEnds:
+        return LogEnds(0, 2)
+
+    is_async = flow.client is AiokafkaClient
+    monkeypatch.setattr(flow.client, "log_ends", cut_off if is_async else lambda *_: LogEnds(0, 2))
     assert "cut off" in refused(flow, "13")
 
 
@@ -398,6 +407,7 @@ def test_a_changed_identity_is_refused_or_every_event_would_look_new(flow: RealF
     assert flow.effects() == once_each(flow.ids[:3] + new)
 
 
+@pytest.mark.confluent
 def test_a_changed_window_is_refused_or_its_generations_would_be_dropped(flow: RealFlow) -> None:
     flow.send(2)
     flow.job()

@@ -21,6 +21,7 @@ from typing import Any, Self
 import effectonce as eo
 from effectonce.hooks import BatchCommitted, HookEvent
 from tests.bad_input.kit import PATIENCE_SECONDS, count
+from tests.proofs import aio_kit
 
 HELD_POLL_SECONDS = 0.01
 
@@ -57,8 +58,12 @@ def main(job: dict[str, Any]) -> None:
         identify=eo.header("event-id"),
         effects=eo.InStore() if within else eo.Outside(on_doubt="repeat"),
     )
+    handler: Any = effect if within else outside
+    if job["driver"] == "aiokafka":
+        aio_kit.run(job["config"], [job["topic"]], once, handler)
+        return
     with eo.OnceConsumer(job["config"], [job["topic"]], once) as consumer:
-        consumer.run(effect if within else outside)
+        consumer.run(handler)
 
 
 class Worker:
@@ -70,6 +75,7 @@ class Worker:
         told = {
             "config": settings,
             "topic": flow.topic,
+            "driver": flow.driver_name,
             "state": str(flow.state),
             "hold": str(self.hold),
             "effects": "in-store",

@@ -50,8 +50,10 @@ def open_store(store: str | Store) -> Store:
     return _SCHEMES[url.scheme](url, options)
 
 
-def open_async_store(store: str | Store | AsyncStore) -> AsyncStore:
+def open_async_store(store: str | Store | AsyncStore, *, closes: bool = True) -> AsyncStore:
     """As `open_store`, for coroutines; a Store that is none is given a thread of its own.
+
+    With `closes=False` such a store is left open when that is closed.
 
     Raises ConfigError.
     """
@@ -59,15 +61,18 @@ def open_async_store(store: str | Store | AsyncStore) -> AsyncStore:
 
     if not isinstance(store, str):
         _check_store(store)
-        return store if _is_async(store) else InThread(cast("Store", store))
+        return store if _is_async(store) else InThread(cast("Store", store), closes=closes)
     url, options = _parsed(store)
     if _SCHEMES[url.scheme] is not _redis:
         return InThread(_SCHEMES[url.scheme](url, options))
     given = _redis_arguments(url, options)
+    problems = []
     if given["replicas"] or given["wait_aof"]:
-        raise ConfigError(["store: replicas and wait_aof are options of the sync store"])
+        problems.append("store: replicas and wait_aof are options of the sync store")
     if given["index"] != "server":
-        raise ConfigError(["store: index is an option of the sync store"])
+        problems.append("store: index is an option of the sync store")
+    if problems:
+        raise ConfigError(problems)
     from effectonce.stores.redis_aio import AsyncRedisStore
 
     return AsyncRedisStore(

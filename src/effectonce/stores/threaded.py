@@ -24,10 +24,14 @@ T = TypeVar("T")
 
 
 class InThread:
-    """An AsyncStore over a Store whose `tx` is a KeyValueTx; nobody else uses that store."""
+    """An AsyncStore over a Store whose `tx` is a KeyValueTx; nobody else uses that store.
 
-    def __init__(self, store: Store) -> None:
+    With `closes=False` it is the user's: closing ends the thread and leaves the store open.
+    """
+
+    def __init__(self, store: Store, *, closes: bool = True) -> None:
         self._store = store
+        self._closes = closes
         self._thread = Thread()
 
     @property
@@ -66,7 +70,7 @@ class InThread:
 
     async def close(self) -> None:
         """Close the store in its thread, and end that; a call after that starts another."""
-        await self._thread.end(self._store.close)
+        await self._thread.end(self._store.close if self._closes else _nothing)
 
 
 class Thread:
@@ -101,3 +105,7 @@ class _RowsInThread:
 
     async def scan(self, prefix: bytes) -> Sequence[Row]:
         return await self._thread.run(lambda: list(self._tx.scan(prefix)))
+
+
+def _nothing() -> None:
+    """The store is the user's to close."""

@@ -8,7 +8,8 @@ store, where it is read back after everybody has gone.
     explained             (outside) the process that ran it before was then killed or frozen, had
                           committed nothing beyond it, and left no more than one batch of these;
                           or the store was killed as the process ran it, which could then not mark
-                          it before it had to give the partition up
+                          it before it had to give the partition up; or the process that ran it
+                          again had been frozen in it, and the other ran it meanwhile: one a freeze
     kill near an effect   the killed process made one within 200 ms before
     kill between effect and commit
                           an effect that it never committed, and that another had to make
@@ -177,6 +178,7 @@ class _History:
 
     def explained_repeats(self, batch: int, store_killed_ns: Sequence[int]) -> int:
         in_doubt: Counter[tuple[int, float]] = Counter()
+        thawed_in: set[tuple[int, int]] = set()
         for runs in self.runs.values():
             for first, repeat in pairwise(runs):
                 struck = self._struck_after(first)
@@ -184,7 +186,17 @@ class _History:
                 struck = min(struck, *outages) if outages else struck
                 if struck < repeat.time_ns and not self._committed(first, repeat.time_ns):
                     in_doubt[first.worker, struck] += 1
-        return sum(min(count, batch) for count in in_doubt.values())
+                elif (thawed := self._frozen_in(first, repeat)) is not None:
+                    thawed_in.add((repeat.worker, thawed))
+        return sum(min(count, batch) for count in in_doubt.values()) + len(thawed_in)
+
+    def _frozen_in(self, first: Record, repeat: Record) -> int | None:
+        """When the repeating process was thawed, if it was frozen as the other ran the event."""
+        mine = [r.time_ns for r in self.of(Kind.THAWED) if r.worker == repeat.worker]
+        thawed = max((at for at in mine if at < repeat.time_ns), default=0)
+        frozen = [r.time_ns for r in self.of(Kind.FROZEN) if r.worker == repeat.worker]
+        since = max((at for at in frozen if at < thawed), default=thawed)
+        return thawed if since < first.time_ns < thawed else None
 
     def lost_its_partitions(self, frozen: Record) -> bool:
         thawed = next(

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from effectonce.model import NO_ID, Partition
-from effectonce.ports import KeyValueTx
+from effectonce.ports import AsyncKeyValueTx, KeyValueTx
 from effectonce.stores import open_store
 from effectonce.testing.chaos.judge import Counted
 
@@ -39,9 +39,16 @@ class ChaosStore(Protocol):
         """The effect: one more for this event."""
         ...
 
+    async def count_async(self, tx: AsyncKeyValueTx, event: bytes, worker: int) -> None: ...
+
     def read(self, home: str, partitions: Iterable[Partition]) -> dict[bytes, Counted]:
         """Every event with an effect. Only after all workers have ended."""
         ...
+
+
+def _one_more(row: bytes | None, worker: int) -> bytes:
+    times = _ROW.unpack(row)[0] if row else 0
+    return _ROW.pack(times + 1, worker)
 
 
 class _Counts:
@@ -53,9 +60,10 @@ class _Counts:
         raise NotImplementedError
 
     def count(self, tx: KeyValueTx, event: bytes, worker: int) -> None:
-        row = tx.get(event)
-        times = _ROW.unpack(row)[0] if row else 0
-        tx.put(event, _ROW.pack(times + 1, worker))
+        tx.put(event, _one_more(tx.get(event), worker))
+
+    async def count_async(self, tx: AsyncKeyValueTx, event: bytes, worker: int) -> None:
+        tx.put(event, _one_more(await tx.get(event), worker))
 
     def read(self, home: str, partitions: Iterable[Partition]) -> dict[bytes, Counted]:
         found: dict[bytes, Counted] = {}

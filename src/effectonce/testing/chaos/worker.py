@@ -7,6 +7,7 @@ and, through the hooks, of each commit, so the journal tells what a kill fell be
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import signal
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib import import_module
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import effectonce as eo
 from effectonce.errors import StoreUnavailable
@@ -70,16 +71,44 @@ def confluent(job: Job, target: Target) -> None:
     def call(event: eo.Event) -> None:
         target.effect(event.partition, event.offset, event_key(event.id))
 
-    once = eo.Once(
-        store.url(job.home),
+    once = policy(job)
+    wait_for(once.store)
+    with eo.OnceConsumer(client_config(job), [job.topic], once) as consumer:
+        consumer.run(count if in_store else call)
+
+
+def aiokafka(job: Job, target: Target) -> None:
+    """effectonce's own consumer on aiokafka."""
+    eo.hooks.set_hooks([journalled(target)])
+    store = STORES[job.store]
+
+    async def count(event: eo.Event, tx: eo.AsyncKeyValueTx) -> None:
+        event_id = event_key(event.id)
+        await store.count_async(tx, event_id, job.number)
+        target.effect(event.partition, event.offset, event_id)
+
+    async def call(event: eo.Event) -> None:
+        target.effect(event.partition, event.offset, event_key(event.id))
+
+    async def consume() -> None:
+        async with eo.AsyncOnceConsumer(
+            job.topic, once=policy(job), **aiokafka_config(job)
+        ) as consumer:
+            await consumer.run(count if Mode(job.mode) is Mode.IN_STORE else call)
+
+    asyncio.run(consume())
+
+
+def policy(job: Job) -> eo.Once:
+    """What the run's mode promises."""
+    in_store = Mode(job.mode) is Mode.IN_STORE
+    return eo.Once(
+        STORES[job.store].url(job.home),
         identify=eo.header(HEADER),
         effects=eo.InStore() if in_store else eo.Outside(on_doubt="repeat"),
         scope=SCOPE,
         limits=eo.Limits(batch=job.batch),
     )
-    wait_for(once.store)
-    with eo.OnceConsumer(client_config(job), [job.topic], once) as consumer:
-        consumer.run(count if in_store else call)
 
 
 def wait_for(store: Store) -> None:
@@ -92,7 +121,7 @@ def wait_for(store: Store) -> None:
             time.sleep(ASK_SECONDS)
 
 
-DRIVERS: Mapping[str, Driver] = {"confluent": confluent}
+DRIVERS: Mapping[str, Driver] = {"confluent": confluent, "aiokafka": aiokafka}
 
 
 def driver_named(name: str) -> Driver:
@@ -115,6 +144,20 @@ def client_config(job: Job) -> dict[str, object]:
         "partition.assignment.strategy": assignor.value,
         "session.timeout.ms": session_ms,
         "heartbeat.interval.ms": session_ms // 4,
+    }
+
+
+def aiokafka_config(job: Job) -> dict[str, Any]:
+    """The same for aiokafka, whose assignors are all eager ones."""
+    if Assignor(job.assignor) is not Assignor.RANGE:
+        raise SystemExit(f"aiokafka has no assignor like {job.assignor}")
+    session_ms = int(job.session_seconds * 1000)
+    return {
+        "bootstrap_servers": job.bootstrap,
+        "group_id": job.group,
+        "session_timeout_ms": session_ms,
+        "heartbeat_interval_ms": session_ms // 4,
+        "rebalance_timeout_ms": 10 * session_ms,
     }
 
 
