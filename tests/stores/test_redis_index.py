@@ -29,10 +29,12 @@ from effectonce.model import (
 from effectonce.stores import open_async_store, open_store, redis_index
 from effectonce.stores.redis import RedisStore
 from effectonce.stores.redis_index import Image
+from effectonce.stores.redis_rows import decode_element
 from effectonce.stores.redis_scripts import COMMIT_PACKED, Script
 from effectonce.testing.owner import (
     AT,
     OTHER,
+    VALUE,
     Owner,
     fingerprint_of,
     key_bytes,
@@ -182,6 +184,19 @@ def test_a_start_loads_every_generation_of_its_run_and_no_other(
     found = image(owner)
     assert found is not None
     assert len(found.marked.index) == len(numbers)
+
+
+def test_large_rows_in_front_of_many_small_ones_do_not_ask_for_more_memory_than_there_is(
+    admin: Redis, owner: Owner
+) -> None:
+    """A backlog, and then a trickle: by its first rows, a thousand times more is to be expected."""
+    owner.position = next_generation(owner.position, 2, floor=1)
+    assert owner.commit(range(1, 60_001)) == Applied()
+    mine = Image(run=0, fence=b"", mark=0, checked=0.0)
+    first = admin.lindex(MARKERS.replace(":1", ":2"), 0)
+    assert isinstance(first, bytes)
+    mine.add_rows(2, [decode_element(first, 2, "")], left=1_000_000)
+    assert mine.look_up(keys_of(1, 60_000, 60_001)).seen.tolist() == [True, True, False]
 
 
 # -- what former owners note behind our back -------------------------------------------------------
@@ -388,16 +403,17 @@ def test_scripts_that_are_forgotten_while_markers_are_loaded_are_told_again(
 ) -> None:
     assert isinstance(owner.store, RedisStore)
     owner.store._local.clear()
-    together = owner.store._link.together
+    read, forgotten = owner.store._link.read, 0
 
-    def forgetting(*args: Any, **how: Any) -> list[Any]:
+    def forgetting(*args: Any) -> Any:
+        nonlocal forgotten
+        forgotten += 1
         admin.script_flush()
-        monkeypatch.undo()
-        answers: list[Any] = together(*args, **how)
-        return answers
+        return read(*args)
 
-    monkeypatch.setattr(owner.store._link, "together", forgetting)
+    monkeypatch.setattr(owner.store._link, "read", forgetting)
     assert owner.seen(0, 1) == [True, False]
+    assert forgotten
     assert image(owner) is not None
 
 
@@ -538,6 +554,21 @@ def test_a_row_that_lost_its_last_commit_is_noticed_by_the_next(admin: Redis, ow
 
 
 @pytest.mark.usefixtures("never_checked")
+def test_facts_that_a_restored_copy_has_lost_are_noted_again_by_who_tells_them_again(
+    admin: Redis, owner: Owner, make: Callable[[], RedisStore]
+) -> None:
+    """What its image says is there is not: read on from where it ended, it would find no more."""
+    backup = {key: admin.dump(key) for key in admin.keys(f"{TAG}*")}
+    assert owner.commit([1, 2]) == Applied()
+    for key, value in backup.items():
+        assert value is not None
+        admin.restore(key, 0, value, replace=True)
+    Owner.open(make())
+    assert owner.commit([2, 3]) == Stale()
+    assert Owner.open(make()).seen(0, 1, 2, 3) == [True, False, True, True]
+
+
+@pytest.mark.usefixtures("never_checked")
 def test_partitions_have_an_index_each(owner: Owner) -> None:
     other = Owner.open(owner.store, OTHER)
     assert other.commit([5]) == Applied()
@@ -632,6 +663,55 @@ def test_a_packed_row_under_anothers_key_is_neither_new_nor_seen(
     assert isinstance(element, bytes)
     admin.rpush(MARKERS.replace(":1", ":2"), element)
     assert isinstance(looked_up(Owner.open(owner.store), 0), StoreCorrupt)
+
+
+def at_server(admin: Redis) -> dict[Any, Any]:
+    """All that the server holds."""
+    return {key: admin.dump(key) for key in admin.scan_iter()}
+
+
+@pytest.mark.parametrize("holds", ["markers", "outcomes", "rows", "a new generation"])
+def test_a_key_of_another_type_fails_a_commit_before_it_has_written_anything(
+    admin: Redis, owner: Owner, holds: str
+) -> None:
+    """An error after a write undoes nothing: the position moved, and the markers were not there."""
+    key = {
+        "markers": MARKERS,
+        "outcomes": MARKERS.replace("markers", "outcomes"),
+        "rows": f"{TAG}:rows:billing:orders:0",
+        "a new generation": MARKERS.replace(":1", ":2"),
+    }[holds]
+    admin.delete(key)
+    admin.set(key, "what nobody of ours wrote")
+    before = at_server(admin)
+    if holds == "a new generation":
+        owner.position = next_generation(owner.position, 2, floor=1)
+    commit = owner.prepared([1], outcomes={0: VALUE}, writes=((b"key", b"value"),))
+    for as_of in (None, 0 if (kept := image(owner)) is None else kept.mark):
+        assert isinstance(owner.send(replace(commit, as_of=as_of)), Unknown)
+        assert at_server(admin) == before
+
+
+@pytest.mark.parametrize("right", ["rpush", "hdel"])
+def test_a_right_that_was_taken_away_fails_a_commit_before_it_has_written_anything(
+    server: ValkeyServer, admin: Redis, right: str
+) -> None:
+    order(admin, "ACL SETUSER", "app", "reset", "on", ">pw", "~*", "+@all")
+    url = server.url.replace("unix://", "unix://app:pw@")
+    store = RedisStore(url, layout="partition", index="local")
+    owner = Owner.open(store)
+    assert owner.commit([0], writes=((b"key", b"value"),)) == Applied()
+    order(admin, "ACL SETUSER", "app", f"-{right}")
+    before = at_server(admin)
+    commit = owner.prepared([1], writes=((b"key", None),))
+    result = owner.send(commit)
+    assert isinstance(result, Unknown)
+    assert right in str(result.error).lower()
+    assert at_server(admin) == before
+    order(admin, "ACL SETUSER", "app", f"+{right}")
+    assert owner.send(commit) == Applied()
+    assert owner.seen(0, 1, 2) == [True, True, False]
+    store.close()
 
 
 @pytest.mark.usefixtures("always_checked")

@@ -52,6 +52,10 @@ SLICE_BYTES: Final = 256 * 1024
 SLICE_ROWS: Final = (16, 2000)
 """So many packed rows, the least and the most; how large they are, the last ones tell."""
 
+MOST_ROOM: Final = 2**22
+"""So many keys are made room for on a guess: the first rows, of a backlog, may be a thousand times
+larger than those of the trickle behind it."""
+
 CHECK_SECONDS: Final = 0.1
 """How long an image is trusted that the server has not confirmed: a check is a call of 0.2 ms, and
 one of 500 keys takes 0.05 ms from memory."""
@@ -93,7 +97,8 @@ class Image:
         keys, fingerprints = join_columns(rows)
         if not len(self.marked.index):
             # room for all at once, guessed from the first rows, so that the table need not grow
-            self.marked.index = new_index(capacity=len(keys) * left // len(rows) * 5 // 4)
+            guess = len(keys) * left // len(rows) * 5 // 4
+            self.marked.index = new_index(capacity=max(len(keys), min(guess, MOST_ROOM)))
         self.marked.insert(generation, keys, fingerprints)
 
     def _note(self, generation: int, rows: int) -> None:
@@ -249,7 +254,7 @@ class LocalIndex:
         pairs = decode_pairs(self._generations.get(space.tag, b""), space.scope)
         of_run = (generation for run, generation in pairs if run == query.run)
         there = dict(sorted(zip(of_run, lengths, strict=True)))
-        if known is None or known.run != query.run or not there.keys() >= known.rows.keys():
+        if known is None or known.run != query.run or not _is_part(known.rows, there):
             known = Image(query.run, fence, mark, now)
         image = replace(known, fence=fence, mark=mark, checked=now, expects=b"")
         for number, (generation, length) in enumerate(there.items()):
@@ -284,6 +289,11 @@ def problem_of(link: Link, space: Space) -> str | None:
     except StoreError as error:
         return probe_problem(error)
     return None
+
+
+def _is_part(rows: Mapping[int, int], there: Mapping[int, int]) -> bool:
+    """Whether no generation went or lost rows: an old copy of the server may have been restored."""
+    return all(there.get(generation, 0) >= count for generation, count in rows.items())
 
 
 def _without_copies(commit: Commit, image: Image) -> tuple[Commit, Rows]:

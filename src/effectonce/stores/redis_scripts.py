@@ -288,6 +288,10 @@ local was = redis.call('HGET', KEYS[1], 'mark') or ''
 _USER: Final = """
 -- the user's commands
 outcomes, puts, deletes = take(outcomes, 2), take(puts, 2), take(deletes, 1)
+if #puts + #deletes > 0 then redis.call('HGET', KEYS[3], '') end  -- fails where it is no hash
+if #deletes > 0 and not redis.acl_check_cmd('HDEL', KEYS[3], '') then
+  return redis.error_reply('NOPERM HDEL')
+end
 local commands = {}
 for i = 1, tonumber(calls) do
   local count = tonumber(ARGV[at + 1])
@@ -373,6 +377,9 @@ if #packed > 0 then
   if existing > 0 and on_existing == 'refuse' then
     return {'conflict', numbers(conflicts)}
   end
+  -- what they are added to fails here where it is no hash
+  redis.call('HGET', KEYS[2 + 2 * tonumber(target)], '')
+  if outcomes ~= '0' then redis.call('HGET', KEYS[3 + 2 * tonumber(target)], '') end
 end
 """
     + _USER
@@ -425,11 +432,16 @@ local existing = 0  -- those the caller has left out
 if #packed > 0 then
   for i, generation in ipairs(split(believed, 8, 8)) do
     local list = KEYS[2 + 2 * i]
-    if sub(generation, 1, 4) == run and redis.call('EXISTS', list) == 0 then
+    if sub(generation, 1, 4) == run and redis.call('LLEN', list) == 0 then
       return {'lost', list}
     end
   end
   if as_of ~= was then return {'marked'} end
+  -- what they are added to, here or below, fails where it is of another type
+  local list = KEYS[2 + 2 * tonumber(target)]
+  redis.call('LLEN', list)
+  if not redis.acl_check_cmd('RPUSH', list, '') then return redis.error_reply('NOPERM RPUSH') end
+  if outcomes ~= '0' then redis.call('HGET', KEYS[3 + 2 * tonumber(target)], '') end
 end
 local elements = take(packed == '' and 0 or packed, 1)
 """
