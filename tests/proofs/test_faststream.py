@@ -143,7 +143,7 @@ def test_concurrent_copies_wait_for_the_one_that_runs(flow: RealFlow) -> None:
         async def slow(body: str) -> None:
             running[body] += 1
             most[body] = max(most[body], running[body])
-            await asyncio.sleep(0)
+            await asyncio.sleep(0.01)  # others come meanwhile
             running[body] -= 1
             await target.note(body)
 
@@ -283,6 +283,65 @@ def test_an_event_is_marked_though_another_member_opened_its_partition_meanwhile
         assert await guard.run("billing", record(b"x", 3, b"b"), must_not_run) == {"cents": 5}
 
     asyncio.run(main())
+
+
+def test_a_copy_waits_for_the_one_that_runs_and_is_answered_with_its_outcome() -> None:
+    async def main() -> None:
+        guard, began, ends = Guard(once_of(MemoryStore())), asyncio.Event(), asyncio.Event()
+
+        async def slow() -> str:
+            began.set()
+            await ends.wait()
+            return "done"
+
+        first = asyncio.create_task(guard.run("billing", record(b"v"), slow))
+        await began.wait()
+        copy = asyncio.create_task(guard.run("billing", record(b"v", 1), must_not_run))
+        _, waits = await asyncio.wait({copy}, timeout=0.1)
+        assert waits == {copy}
+        ends.set()
+        assert await first == await copy == "done"
+        assert not guard._running
+
+    asyncio.run(main())
+
+
+def test_a_copy_of_one_that_failed_runs_itself() -> None:
+    async def main() -> None:
+        guard, began, ends = Guard(once_of(MemoryStore())), asyncio.Event(), asyncio.Event()
+
+        async def fails() -> None:
+            began.set()
+            await ends.wait()
+            raise ConnectionError
+
+        first = asyncio.create_task(guard.run("billing", record(b"v"), fails))
+        await began.wait()
+        copy = asyncio.create_task(guard.run("billing", record(b"v", 1), ran))
+        ends.set()
+        with pytest.raises(ConnectionError):
+            await first
+        assert await copy == {"cents": 5}
+
+    asyncio.run(main())
+
+
+def test_a_partition_that_goes_to_and_fro_between_members_is_opened_again(
+    valkey_server: ValkeyServer,
+) -> None:
+    async def main() -> None:
+        scope = f"scope-{uuid.uuid4().hex}"
+        one, other = (Guard(once_of(valkey_server.url, scope=scope)) for _ in range(2))
+        for n in range(6):
+            guard = one if n % 2 else other
+            event_id = b"%d" % n
+            assert await guard.run("billing", record(b"v", n, event_id), ran) == {"cents": 5}
+            again = record(b"v", n + 100, event_id)
+            assert await guard.run("billing", again, must_not_run) == {"cents": 5}
+        await one.close()
+        await other.close()
+
+    asyncio.run(asyncio.wait_for(main(), PATIENCE_SECONDS))
 
 
 def test_a_commit_without_an_answer_is_sent_again_until_it_has_one(
