@@ -554,16 +554,19 @@ def test_a_row_that_lost_its_last_commit_is_noticed_by_the_next(admin: Redis, ow
 
 
 @pytest.mark.usefixtures("never_checked")
+@pytest.mark.parametrize("commits", [0, 1, 2, 5])
 def test_facts_that_a_restored_copy_has_lost_are_noted_again_by_who_tells_them_again(
-    admin: Redis, owner: Owner, make: Callable[[], RedisStore]
+    admin: Redis, owner: Owner, make: Callable[[], RedisStore], commits: int
 ) -> None:
-    """What its image says is there is not: read on from where it ended, it would find no more."""
+    """What its image says is there is not, however long the list has become since."""
     backup = {key: admin.dump(key) for key in admin.keys(f"{TAG}*")}
     assert owner.commit([1, 2]) == Applied()
     for key, value in backup.items():
         assert value is not None
         admin.restore(key, 0, value, replace=True)
-    Owner.open(make())
+    heir = Owner.open(make())
+    for number in range(10, 10 + commits):
+        assert heir.commit([number]) == Applied()
     assert owner.commit([2, 3]) == Stale()
     assert Owner.open(make()).seen(0, 1, 2, 3) == [True, False, True, True]
 
