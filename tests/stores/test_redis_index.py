@@ -168,6 +168,17 @@ def test_a_commit_of_keys_that_nobody_looked_up_reads_what_is_new_and_nothing_tw
     assert len(kept.marked.index) == 20
 
 
+@pytest.mark.usefixtures("never_checked")
+def test_a_commit_that_takes_several_packed_rows_is_not_read_again(owner: Owner) -> None:
+    """Nor half of it: a key is in the image once."""
+    assert owner.commit(range(1, 70_001)) == Applied()
+    assert owner.commit([70_000, 70_001]) == Applied(existing=1)
+    kept = image(owner)
+    assert kept is not None
+    assert len(kept.marked.index) == 70_002
+    assert owner.seen(0, 1, 70_001, 70_002) == [True, True, True, False]
+
+
 @pytest.mark.parametrize("count", [3, 200, 25_000])
 def test_a_start_loads_every_generation_of_its_run_and_no_other(
     owner: Owner, make: Callable[[], RedisStore], count: int
