@@ -768,13 +768,18 @@ def test_the_async_store_says_that_it_has_none() -> None:
         open_async_store("redis://host?layout=partition&index=local")
 
 
-def test_a_missing_right_is_found_at_the_start(server: ValkeyServer, admin: Redis) -> None:
-    order(admin, "ACL SETUSER", "app", "reset", "on", ">pw", "~*", "+@all", "-lrange")
+@pytest.mark.parametrize("right", ["lrange", "llen", "rpush"])
+def test_a_missing_right_is_found_at_the_start_and_what_was_tried_leaves_nothing(
+    server: ValkeyServer, admin: Redis, right: str
+) -> None:
+    """A list that it left would be a problem to `inspect` for good."""
+    order(admin, "ACL SETUSER", "app", "reset", "on", ">pw", "~*", "+@all", f"-{right}")
     url = server.url.replace("unix://", "unix://app:pw@")
     store = RedisStore(url, layout="partition", index="local")
-    with pytest.raises(ConfigError, match="lrange"):
+    with pytest.raises(ConfigError, match=right):
         store.prepare()
     store.close()
+    assert at_server(admin) == {}
     without = RedisStore(url, layout="partition")
     assert len(without.prepare()) == 16
     without.close()
