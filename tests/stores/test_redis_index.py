@@ -168,6 +168,17 @@ def test_a_commit_of_keys_that_nobody_looked_up_reads_what_is_new_and_nothing_tw
     assert len(kept.marked.index) == 20
 
 
+@pytest.mark.usefixtures("never_checked")
+def test_a_commit_that_takes_several_packed_rows_is_not_read_again(owner: Owner) -> None:
+    """Nor half of it: a key is in the image once."""
+    assert owner.commit(range(1, 70_001)) == Applied()
+    assert owner.commit([70_000, 70_001]) == Applied(existing=1)
+    kept = image(owner)
+    assert kept is not None
+    assert len(kept.marked.index) == 70_002
+    assert owner.seen(0, 1, 70_001, 70_002) == [True, True, True, False]
+
+
 @pytest.mark.parametrize("count", [3, 200, 25_000])
 def test_a_start_loads_every_generation_of_its_run_and_no_other(
     owner: Owner, make: Callable[[], RedisStore], count: int
@@ -760,13 +771,18 @@ def test_the_async_store_says_that_it_has_none() -> None:
         open_async_store("redis://host?layout=partition&index=local")
 
 
-def test_a_missing_right_is_found_at_the_start(server: ValkeyServer, admin: Redis) -> None:
-    order(admin, "ACL SETUSER", "app", "reset", "on", ">pw", "~*", "+@all", "-lrange")
+@pytest.mark.parametrize("right", ["lrange", "llen", "rpush"])
+def test_a_missing_right_is_found_at_the_start_and_what_was_tried_leaves_nothing(
+    server: ValkeyServer, admin: Redis, right: str
+) -> None:
+    """A list that it left would be a problem to `inspect` for good."""
+    order(admin, "ACL SETUSER", "app", "reset", "on", ">pw", "~*", "+@all", f"-{right}")
     url = server.url.replace("unix://", "unix://app:pw@")
     store = RedisStore(url, layout="partition", index="local")
-    with pytest.raises(ConfigError, match="lrange"):
+    with pytest.raises(ConfigError, match=right):
         store.prepare()
     store.close()
+    assert at_server(admin) == {}
     without = RedisStore(url, layout="partition")
     assert len(without.prepare()) == 16
     without.close()

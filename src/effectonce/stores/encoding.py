@@ -339,6 +339,11 @@ def encode_packed(position: Position, markers: Markers, seq: int) -> Iterator[tu
         seq += 1
 
 
+def count_packed(markers: Markers) -> int:
+    """How many packed rows `encode_packed` makes of them."""
+    return sum(1 for _ in _pieces(markers.offsets, 0, len(markers)))
+
+
 def decode_packed(key: bytes, value: bytes) -> PackedRow:
     """Row `01`. Raises StoreCorrupt."""
     generation, seq = _numbers(_PACKED_KEY, key)

@@ -33,7 +33,7 @@ import numpy as np
 from effectonce.errors import NotOpen, StoreError, StoreUnavailable
 from effectonce.model import Commit, Keys, Known, Markers, OnExisting, Partition, Query, Rows
 from effectonce.stores.commits import generation_of, select
-from effectonce.stores.encoding import PackedRow, join_columns
+from effectonce.stores.encoding import PackedRow, count_packed, join_columns
 from effectonce.stores.marked import MarkedKeys, new_index
 from effectonce.stores.redis_checks import probe_problem
 from effectonce.stores.redis_commit import conflict_with, wrong
@@ -88,7 +88,7 @@ class Image:
 
     def add(self, commit: Commit, markers: Markers) -> None:
         """What a commit marks."""
-        self._note(generation := generation_of(commit.position), 1)
+        self._note(generation := generation_of(commit.position), count_packed(markers))
         self.marked.insert(generation, markers.keys, markers.fingerprints)
 
     def add_rows(self, generation: int, rows: list[PackedRow], left: int) -> None:

@@ -184,11 +184,11 @@ return {'fit'}
 PROBE_PACKED: Final = Script(
     """#!lua
 -- KEYS  a key of its own
--- the same, of scripts whose markers are packed
+-- the same, of scripts whose markers are packed; writing last, so that a refusal leaves nothing
 redis.call('UNLINK', KEYS[1])
-redis.call('RPUSH', KEYS[1], 'a')
 redis.call('LLEN', KEYS[1])
 redis.call('LRANGE', KEYS[1], 0, -1)
+redis.call('RPUSH', KEYS[1], 'a')
 redis.call('UNLINK', KEYS[1])
 return {'fit'}
 """
