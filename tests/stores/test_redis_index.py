@@ -583,6 +583,25 @@ def test_facts_that_a_restored_copy_has_lost_are_noted_again_by_who_tells_them_a
 
 
 @pytest.mark.usefixtures("never_checked")
+def test_rows_that_came_in_place_of_lost_ones_are_not_taken_for_those(
+    admin: Redis, owner: Owner, make: Callable[[], RedisStore]
+) -> None:
+    """As many as were lost: by their number all of them have been read."""
+    backup = {key: admin.dump(key) for key in admin.keys(f"{TAG}*")}
+    assert owner.commit([1, 2]) == Applied()
+    for key, value in backup.items():
+        assert value is not None
+        admin.restore(key, 0, value, replace=True)
+    assert Owner.open(make()).commit([3]) == Applied()
+    assert owner.commit([1, 3, 4]) == Stale()
+    reader = Owner.open(make())
+    assert reader.seen(0, 1, 2, 3, 4) == [True, True, False, True, True]
+    found = image(reader)
+    assert found is not None
+    assert len(found.marked.index) == 4, "each of them once"
+
+
+@pytest.mark.usefixtures("never_checked")
 def test_partitions_have_an_index_each(owner: Owner) -> None:
     other = Owner.open(owner.store, OTHER)
     assert other.commit([5]) == Applied()

@@ -1,7 +1,8 @@
 """The same history in Redis and in memory: partitions that share a scope, answer for answer.
 
 And partitions that share nothing, whose owners keep an index of their own: those before them go on
-committing, answers are lost, and whatever was marked in time is seen.
+committing, answers are lost, connections cut, scripts forgotten, and whatever was marked in time is
+seen.
 """
 
 from __future__ import annotations
@@ -41,8 +42,10 @@ from effectonce.testing.owner import (
     next_generation,
 )
 from effectonce.testing.servers import ValkeyServer
+from tests.stores.redis_kit import order
 
 NUMBERS = 60
+WAYS = ["alone", "alone", "ahead", "unanswered", "forgotten", "cut before", "cut behind"]
 PARTITIONS = [
     replace(AT, number=0),
     replace(AT, number=1),
@@ -135,9 +138,16 @@ class Succession:
     """One partition's owners, in two processes and in memory; those before them have not heard."""
 
     def __init__(
-        self, processes: list[RedisStore], at: Partition, draw: Random, *, checks: bool
+        self,
+        processes: list[RedisStore],
+        at: Partition,
+        draw: Random,
+        admin: Redis,
+        *,
+        checks: bool,
     ) -> None:
         self.processes, self.at, self.draw, self.checks = processes, at, draw, checks
+        self.admin = admin
         self.memory = MemoryStore()
         self.zombies: list[list[Owner]] = []
         self.unheard: set[int] = set()
@@ -177,7 +187,7 @@ class Succession:
         draw = self.draw
         numbers = draw.sample(range(NUMBERS), draw.randint(0, 8))
         on_existing = draw.choice(list(OnExisting))
-        trusts, way = draw.random() < 0.7, draw.choice(["alone", "alone", "ahead", "unanswered"])
+        trusts, way = draw.random() < 0.7, draw.choice(WAYS)
         answers = []
         for owner in pair:
             to = replace(owner.position, next=owner.position.next + len(numbers))
@@ -191,7 +201,7 @@ class Succession:
             if trusts and not is_zombie:
                 known = owner.known(*numbers, run=to.run)
                 commit = commit if known.seen.any() else replace(commit, as_of=known.as_of)
-            answers.append(sent(owner, commit, way))
+            answers.append(sent(owner, commit, way, self.admin))
             if isinstance(answers[-1], Applied | Already):
                 owner.position = commit.position
         by_memory, answer = answers
@@ -210,13 +220,19 @@ class Succession:
             assert seen == there or (there and number in self.unheard), number
 
 
-def sent(owner: Owner, commit: Commit, way: str) -> CommitResult:
+def sent(owner: Owner, commit: Commit, way: str, admin: Redis) -> CommitResult:
     """A commit, as the driver sends it; to Redis also ahead, or so that its answer is lost."""
     store = owner.store
     if not isinstance(store, RedisStore) or way == "alone":
         return owner.send(commit)
-    if way == "ahead":
+    if way == "forgotten":
+        admin.script_flush()
+    if way == "cut before":
+        order(admin, "CLIENT KILL TYPE normal SKIPME yes")
+    if way != "unanswered":
         receipt = store.send(commit)
+        if way == "cut behind":
+            order(admin, "CLIENT KILL TYPE normal SKIPME yes")
         store.lookup([Query(owner.at, keys_of(*range(NUMBERS)), owner.position.run)])
         return receipt()
     with pytest.MonkeyPatch.context() as patch:
@@ -244,8 +260,9 @@ def test_an_index_of_ones_own_says_what_memory_does_but_for_facts_not_heard_of_y
     processes = [RedisStore(valkey_server.url, layout="partition", index="local") for _ in range(2)]
     draw = Random(seed)
     checks = check_seconds == 0
-    everybody = [Succession(processes, at, draw, checks=checks) for at in PARTITIONS[:2]]
-    for _ in range(200):
-        draw.choice(everybody).step()
+    with Redis.from_url(valkey_server.url) as admin:
+        everybody = [Succession(processes, at, draw, admin, checks=checks) for at in PARTITIONS[:2]]
+        for _ in range(200):
+            draw.choice(everybody).step()
     for store in processes:
         store.close()

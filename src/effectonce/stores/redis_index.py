@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
@@ -206,12 +207,22 @@ class LocalIndex:
             if answer[0] != b"marked":
                 return sent, image, answer
             query = Query(commit.at, NO_KEYS, commit.position.run)
-            image = self.load(query, space, b"", image)
+            image = self._read_on(query, space, image)
             sent, copies = _without_copies(commit, image)
             existing = len(copies)
             if existing and commit.on_existing is OnExisting.REFUSE:
                 return sent, None, conflict_with(copies)
         raise StoreUnavailable(f"{space.scope}: others mark faster than this process")
+
+    def _read_on(self, query: Query, space: Space, image: Image | None) -> Image:
+        """An image of now; on from this one only where the row is ours still. Raises StoreError.
+
+        What a failover took back may have been followed by as many rows of somebody else's.
+        """
+        if image is not None:
+            with suppress(NotOpen):
+                return self.load(query, space, image.fence, image)
+        return self.load(query, space, b"")
 
     def forget(self, at: Partition) -> None:
         self._images.pop(at, None)
