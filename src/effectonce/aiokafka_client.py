@@ -13,6 +13,8 @@ What aiokafka 0.14 does by itself, and how it is kept from that (all seen in its
 | repeats a commit without end, into the next generation | sent once: the driver tells Kafka again |
 | loses what it took of one partition when another       | every position is put back behind what  |
 |   raises (a corrupt batch)                             |   was handed over                       |
+| looks for new partitions, or a topic made anew, every  | whenever the driver compares topic ids  |
+|   five minutes                                         |   and finds others than it knows        |
 | leaves if nobody asks for records                      | a `max_poll_interval_ms` without end    |
 | swallows what a callback raises                        | kept, and raised by `fetch`             |
 """
@@ -338,6 +340,10 @@ class AiokafkaClient:
 
     async def topic_ids(self, topics: Sequence[str]) -> Mapping[str, bytes]:
         described = await self._described(topics)
+        for topic, found in described.items():
+            known = self._consumer.partitions_for_topic(topic) or ()
+            if self._ours is not None and len(known) != len(found.partitions):
+                self._consumer._client.force_metadata_update()
         return {topic: uuid_bytes(found.topic_id) for topic, found in described.items()}
 
     async def _described(self, topics: Sequence[str]) -> Mapping[str, Any]:
