@@ -258,27 +258,14 @@ class LocalIndex:
             case answer:
                 raise wrong(query.at, answer)
 
-    def _stands(self, query: Query, image: Image) -> bool:
-        """Whether the row is as it was behind the image. Raises StoreError.
-
-        Else an old copy may have been restored since, and others have added to that.
-        """
-        try:
-            self._moment(query, image.fence)
-        except NotOpen:
-            return False
-        return image.run == query.run
-
     def _load(self, query: Query, space: Space, fence: bytes, known: Image | None) -> Image | None:
         """None where a generation went meanwhile."""
         now = time.monotonic()
-        if known is not None and not self._stands(query, known):
-            known = None
         mark, lengths = self._moment(query, fence)
         pairs = decode_pairs(self._generations.get(space.tag, b""), space.scope)
         of_run = (generation for run, generation in pairs if run == query.run)
         there = dict(sorted(zip(of_run, lengths, strict=True)))
-        if known is None or not there.keys() >= known.rows.keys():
+        if known is None or known.run != query.run or not _is_part(known.rows, there):
             known = Image(query.run, fence, mark, now)
         image = replace(known, fence=fence, mark=mark, checked=now, expects=b"")
         for number, (generation, length) in enumerate(there.items()):
@@ -313,6 +300,11 @@ def problem_of(link: Link, space: Space) -> str | None:
     except StoreError as error:
         return probe_problem(error)
     return None
+
+
+def _is_part(rows: Mapping[int, int], there: Mapping[int, int]) -> bool:
+    """Whether no generation went or lost rows: an old copy of the server may have been restored."""
+    return all(there.get(generation, 0) >= count for generation, count in rows.items())
 
 
 def _without_copies(commit: Commit, image: Image) -> tuple[Commit, Rows]:
