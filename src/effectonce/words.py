@@ -5,16 +5,15 @@ from __future__ import annotations
 import traceback
 from pathlib import PurePath
 
-from effectonce.core.plan import Decision
-from effectonce.errors import IdReused, PartitionStopped, Unidentified
-from effectonce.owned import Task
+from effectonce.errors import HandlerFailed, IdReused, PartitionStopped, Unidentified
+from effectonce.identity import Identified
+from effectonce.model import Partition
 
 
-def blocked(task: Task, row: int, offset: int) -> PartitionStopped:
+def blocked(at: Partition, identified: Identified, row: int, offset: int) -> PartitionStopped:
     """Why a record that the position cannot pass stops its partition."""
-    at = task.owned.at
-    if task.plan.blocked_by is Decision.UNIDENTIFIED:
-        problem = task.identified.problems[row]
+    problem = identified.problems.get(row)
+    if problem is not None:
         return Unidentified(
             f"{at} offset {offset}: no usable event ID: {problem.text}. Everything before it "
             "is committed; the record stays in Kafka. Mend the producer or `identify`, or pass "
@@ -25,6 +24,20 @@ def blocked(task: Task, row: int, offset: int) -> PartitionStopped:
         "different events share it, or `identify` picks the wrong field. Everything before it "
         "is committed; the record stays in Kafka. Mend the producer or `identify`"
     )
+
+
+def gave_up(
+    at: Partition, offset: int, attempts: int, error: BaseException, *, in_lanes: bool = False
+) -> HandlerFailed:
+    """Why a record that failed as often as it may stops its partition."""
+    behind = "what was done behind it is marked" if in_lanes else "nothing behind it was run"
+    failed = HandlerFailed(
+        f"{at} offset {offset}: the handler failed {attempts} times, at last with "
+        f"{raised(error)}. Everything before it is committed, {behind}; the record stays in "
+        "Kafka. Mend the handler and restart"
+    )
+    failed.__cause__ = error
+    return failed
 
 
 def raised(error: BaseException) -> str:
