@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from effectonce.begin import Beginner, topic_gone
+from effectonce.core.order import Order
 from effectonce.core.start import witness_of
 from effectonce.desk import Desk
 from effectonce.errors import (
@@ -28,9 +29,10 @@ from effectonce.errors import (
 )
 from effectonce.hooks import PartitionAssigned, PartitionReleased, emit
 from effectonce.keeper import stacks_of_others
+from effectonce.lane_desk import LaneDesk, LaneOf
 from effectonce.model import NO_ID, UNSET, Partition
 from effectonce.once import Once
-from effectonce.owned import Owned, Stage, Task
+from effectonce.owned import AsyncPool, Owned, Stage, Task
 from effectonce.ports import (
     AsyncClient,
     AsyncStore,
@@ -73,6 +75,7 @@ class Assignment:
         *,
         store_id: bytes,
         drain: Callable[[], Awaitable[None]],
+        drain_seconds: float,
     ) -> None:
         """`drain` waits, under its deadline, until the handler's side has settled."""
         self._once = once
@@ -80,6 +83,7 @@ class Assignment:
         self._client = client
         self._clock = clock
         self._drain = drain
+        self._drain_seconds = drain_seconds
         self._group = group
         self._topics = topics
         self._scope = once.scope or group
@@ -88,6 +92,8 @@ class Assignment:
         self._beginner = Beginner(once, store, client, clock, self.desk, store_id)
         self.busy: Task | None = None
         """What the handlers have now."""
+        self.lanes: LaneDesk | None = None
+        """While handlers run side by side."""
         self.cut: HandlerTimeout | None = None
         self.fatal: Exception | None = None
         """Raised in a callback of the client's, for the loop to raise."""
@@ -117,13 +123,36 @@ class Assignment:
         errors = [o.error for o in owned if o.stage is Stage.STOPPED and o.error is not None]
         return errors or list(self.gone.values())
 
+    def lane_desk(
+        self, pool: AsyncPool, *, lanes: int, order: Order, lane: LaneOf | None
+    ) -> LaneDesk:
+        """Handlers run side by side from here on, until `end_lanes`."""
+        self.lanes = LaneDesk(
+            self._once,
+            self._store,
+            self._clock,
+            self.desk,
+            self.partitions,
+            pool,
+            lanes=lanes,
+            order=order,
+            lane=lane,
+        )
+        return self.lanes
+
+    def end_lanes(self) -> None:
+        """What was taken in and did not run comes again from Kafka."""
+        lanes, self.lanes = self.lanes, None
+        if lanes is not None:
+            lanes.leave()
+
     # -- records -------------------------------------------------------------------------------
 
     async def fetch(self, limit: int, timeout_seconds: float) -> None:
         """Poll, and hold what came with its partition."""
         self._pause_waiting()
         now = self._clock.monotonic()
-        due = [o.due - now for o in self._owned.values() if _waits(o)]
+        due = [o.due - now for o in self._owned.values() if _waits(o) and not _is_full(o)]
         self._polled = now
         if self.desk.awaits_answer:
             due.append(0.0)  # it comes while what is there already is taken
@@ -151,15 +180,25 @@ class Assignment:
         """A partition with records to decide; a commit without an answer goes first."""
         now = self._clock.monotonic()
         for owned in self.partitions():
-            if owned.unanswered and owned.due <= now and not _was_refused(owned):
-                await self.desk.resend(owned)
+            await self._resend(owned, now)
             if _may_go_on(owned, now) and owned.held:
                 return owned
         return None
 
+    async def resend_due(self) -> None:
+        """Commits without an answer go first, whatever runs beside."""
+        now = self._clock.monotonic()
+        for owned in self.partitions():
+            await self._resend(owned, now)
+
+    async def _resend(self, owned: Owned, now: float) -> None:
+        if owned.unanswered and owned.due <= now and not _was_refused(owned):
+            await self.desk.resend(owned)
+
     def _pause_waiting(self) -> None:
         """Kafka is the buffer: what waits is paused, the rest flows."""
-        changed = [o for o in self._owned.values() if _is_to_pause(o) != o.paused]
+        held = self._once.limits.held
+        changed = [o for o in self._owned.values() if _is_to_pause(o, held) != o.paused]
         self._client.pause([o.key for o in changed if not o.paused])
         self._client.resume([o.key for o in changed if o.paused])
         for owned in changed:
@@ -171,6 +210,8 @@ class Assignment:
             return False
         if owned.row.next >= owned.log_end:
             return True
+        if owned.lanes is not None and len(owned.lanes.lanes):
+            return False
         # control records at the end are never delivered, but the client passes them
         return await self._client.position(owned.key) >= owned.log_end
 
@@ -223,11 +264,14 @@ class Assignment:
         for owned in self._owned.values():
             if owned.anew:
                 await self.desk.collect()  # else one is always on its way while records flow
-            if owned.anew and owned.stage is Stage.RUNNING and owned.unsent is None:
+            ends = owned.stage is Stage.RUNNING and owned.unsent is None
+            if owned.dropped and ends and not owned.is_unsettled:
+                owned.reopen()
+            elif owned.anew and ends and not owned.is_unsettled:
                 # what failed there may be another record by now
                 owned.attempt_offset = owned.alone_below = owned.singly_below = UNSET
                 owned.reopen()
-        opening = [o for o in self._owned.values() if o.stage is Stage.OPENING and o.due <= now]
+        opening = [o for o in self._owned.values() if self._may_open(o, now)]
         if not opening:
             return
         try:
@@ -239,6 +283,12 @@ class Assignment:
             return
         for owned in opening:
             await self._beginner.begin(owned, topic_ids)
+
+    def _may_open(self, owned: Owned, now: float) -> bool:
+        if owned.stage is not Stage.OPENING or owned.due > now:
+            return False
+        # a late handler has a record of it still, and its lane is to be in order
+        return self.lanes is None or not self.lanes.is_flying(owned.at)
 
     def begin_again(self) -> None:
         """What is held in memory is in doubt: the store says where each partition goes on."""
@@ -354,18 +404,24 @@ class Assignment:
         task = self.busy
         if task is None:
             return
-        at, seconds = task.owned.at, self._once.limits.handler_timeout_seconds
+        task.halted = True
+        if task.transaction is not None:
+            task.transaction.kill()
+        await self.leave_at_once(task.owned)
+
+    async def leave_at_once(self, owned: Owned) -> None:
+        """A handler of this partition is past its deadline: leave the group without it."""
+        at, seconds = owned.at, self._once.limits.handler_timeout_seconds
         self.cut = HandlerTimeout(
             f"{at}: a handler ran longer than {seconds:g} s (handler_timeout_seconds) and was cut "
             "off: its transaction is dead, the group was left, another member takes over. Its "
             "events stay in Kafka; an effect outside may or may not have happened"
         )
-        task.halted = True
-        if task.transaction is not None:
-            task.transaction.kill()
         log.error("%s\n%s", self.cut, stacks_of_others())
+        if self.lanes is not None:
+            await self.give_up(list(self._owned), "cut off", CommitMode.SYNC)
         await self._store.release(at)
-        task.owned.released = True
+        owned.released = True
         await self._client.close()
 
     # -- Listener: inside fetch ----------------------------------------------------------------
@@ -426,6 +482,8 @@ class Assignment:
         self._topics_checked = -TOPIC_CHECK_SECONDS  # a deleted topic is revoked like any other
         for owned in going:
             owned.leaving = True
+        if self.lanes is not None:
+            await self.lanes.drain(going, 0.0 if self.cut else self._drain_seconds)
         busy = self.busy  # read once: the handler's thread may give it back meanwhile
         if busy is not None and busy.owned in going and self.cut is None:
             busy.halted = True
@@ -447,6 +505,8 @@ class Assignment:
         await self.desk.collect()
         if owned.unsent is not None and not _was_refused(owned):
             await self.desk.resend(owned)
+            if self.lanes is not None:  # what ended while it had no answer
+                await self.lanes.settle([owned])
         await self.desk.rest(owned)
         owned.released = True
         busy = self.busy
@@ -470,7 +530,14 @@ def _waits(owned: Owned) -> bool:
     )
 
 
-def _is_to_pause(owned: Owned) -> bool:
+def _is_full(owned: Owned) -> bool:
+    """No more records may come in, and time alone does not change that."""
+    return owned.lanes is not None and not owned.unanswered and not owned.lanes.room()
+
+
+def _is_to_pause(owned: Owned, held: int) -> bool:
+    if owned.lanes is not None and owned.lanes.is_full(held, paused=owned.paused):
+        return True
     return owned.stage is Stage.STOPPED or _waits(owned)
 
 
@@ -480,6 +547,7 @@ def _may_go_on(owned: Owned, now: float) -> bool:
 
 def _is_idle(owned: Owned, now: float) -> bool:
     settled = not owned.held and owned.unsent is None
+    settled = settled and (owned.lanes is None or not len(owned.lanes.lanes))
     return settled and now - owned.settled_at >= VERIFY_SECONDS and _may_go_on(owned, now)
 
 

@@ -267,9 +267,7 @@ class Desk:
         records = task.records
         return self.moment((records, last), (records, ahead) if ahead >= resolved else None)
 
-    def moment(
-        self, passed: tuple[Source, int], ahead: tuple[Source, int] | None = None
-    ) -> Moment:
+    def moment(self, passed: tuple[Source, int], ahead: tuple[Source, int] | None = None) -> Moment:
         """Now, by the last record passed, and by the last that is marked behind a gap."""
         records, last = passed
         return Moment(
