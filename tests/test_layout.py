@@ -37,7 +37,7 @@ LAYOUT = (
     ("once",),
     ("in_lanes",),
     ("owned",),
-    ("handlers", "words", "settings"),
+    ("handlers", "words", "settings", "signals", "waiting"),
     ("desk", "workers"),
     ("lane_desk",),
     ("kafka", "keeper", "begin"),

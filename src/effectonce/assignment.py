@@ -17,22 +17,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 from effectonce.begin import Beginner, topic_gone
-from effectonce.core.order import Order
 from effectonce.core.start import witness_of
 from effectonce.desk import Desk
-from effectonce.errors import (
-    BrokerError,
-    HandlerTimeout,
-    StoreError,
-    StoreUnavailable,
-    UnknownTopic,
-)
+from effectonce.errors import BrokerError, HandlerTimeout, StoreError, UnknownTopic
 from effectonce.hooks import PartitionAssigned, PartitionReleased, emit
 from effectonce.keeper import stacks_of_others
-from effectonce.lane_desk import LaneDesk, LaneOf
+from effectonce.lane_desk import LaneDesk
 from effectonce.model import NO_ID, UNSET, Partition
 from effectonce.once import Once
-from effectonce.owned import AsyncPool, Owned, Stage, Task
+from effectonce.owned import Owned, Stage, Task
 from effectonce.ports import (
     AsyncClient,
     AsyncStore,
@@ -43,6 +36,7 @@ from effectonce.ports import (
     Records,
     TopicPartition,
 )
+from effectonce.waiting import is_full, is_idle, is_to_pause, may_go_on, waits, was_refused
 
 log = logging.getLogger("effectonce")
 
@@ -123,36 +117,13 @@ class Assignment:
         errors = [o.error for o in owned if o.stage is Stage.STOPPED and o.error is not None]
         return errors or list(self.gone.values())
 
-    def lane_desk(
-        self, pool: AsyncPool, *, lanes: int, order: Order, lane: LaneOf | None
-    ) -> LaneDesk:
-        """Handlers run side by side from here on, until `end_lanes`."""
-        self.lanes = LaneDesk(
-            self._once,
-            self._store,
-            self._clock,
-            self.desk,
-            self.partitions,
-            pool,
-            lanes=lanes,
-            order=order,
-            lane=lane,
-        )
-        return self.lanes
-
-    def end_lanes(self) -> None:
-        """What was taken in and did not run comes again from Kafka."""
-        lanes, self.lanes = self.lanes, None
-        if lanes is not None:
-            lanes.leave()
-
     # -- records -------------------------------------------------------------------------------
 
     async def fetch(self, limit: int, timeout_seconds: float) -> None:
         """Poll, and hold what came with its partition."""
         self._pause_waiting()
         now = self._clock.monotonic()
-        due = [o.due - now for o in self._owned.values() if _waits(o) and not _is_full(o)]
+        due = [o.due - now for o in self._owned.values() if waits(o) and not is_full(o)]
         self._polled = now
         if self.desk.awaits_answer:
             due.append(0.0)  # it comes while what is there already is taken
@@ -181,7 +152,7 @@ class Assignment:
         now = self._clock.monotonic()
         for owned in self.partitions():
             await self._resend(owned, now)
-            if _may_go_on(owned, now) and owned.held:
+            if may_go_on(owned, now) and owned.held:
                 return owned
         return None
 
@@ -192,13 +163,13 @@ class Assignment:
             await self._resend(owned, now)
 
     async def _resend(self, owned: Owned, now: float) -> None:
-        if owned.unanswered and owned.due <= now and not _was_refused(owned):
+        if owned.unanswered and owned.due <= now and not was_refused(owned):
             await self.desk.resend(owned)
 
     def _pause_waiting(self) -> None:
         """Kafka is the buffer: what waits is paused, the rest flows."""
         held = self._once.limits.held
-        changed = [o for o in self._owned.values() if _is_to_pause(o, held) != o.paused]
+        changed = [o for o in self._owned.values() if is_to_pause(o, held) != o.paused]
         self._client.pause([o.key for o in changed if not o.paused])
         self._client.resume([o.key for o in changed if o.paused])
         for owned in changed:
@@ -349,11 +320,11 @@ class Assignment:
     async def _verify_idle(self, now: float) -> None:
         if self._store.traits.reach is Reach.EMBEDDED:
             return
-        idle = [o for o in self._owned.values() if _is_idle(o, now)]
+        idle = [o for o in self._owned.values() if is_idle(o, now, VERIFY_SECONDS)]
         for owned in idle:
             await self.desk.verify(owned)
         if idle and self._store.traits.reach is Reach.SHARED:
-            await self._let_time_pass([o for o in idle if _may_go_on(o, now)])
+            await self._let_time_pass([o for o in idle if may_go_on(o, now)])
 
     async def _let_time_pass(self, idle: Sequence[Owned]) -> None:
         """Their generations must not hold up everyone else's (core/idle.py)."""
@@ -503,7 +474,7 @@ class Assignment:
         if owned.released:
             return
         await self.desk.collect()
-        if owned.unsent is not None and not _was_refused(owned):
+        if owned.unsent is not None and not was_refused(owned):
             await self.desk.resend(owned)
             if self.lanes is not None:  # what ended while it had no answer
                 await self.lanes.settle([owned])
@@ -514,41 +485,6 @@ class Assignment:
         if busy is None or busy.owned is owned or busy.owned.at != owned.at:
             await self._store.release(owned.at)
         emit(PartitionReleased(owned.at, reason))
-
-
-def _was_refused(owned: Owned) -> bool:
-    """The store will not take its commit: sent again each turn, it was told as often (seen)."""
-    error = owned.error
-    refused = isinstance(error, StoreError) and not isinstance(error, StoreUnavailable)
-    return owned.stage is Stage.STOPPED and refused
-
-
-def _waits(owned: Owned) -> bool:
-    """Something must come first, so no more records are asked for."""
-    return owned.stage is Stage.OPENING or (
-        owned.stage is Stage.RUNNING and bool(owned.held or owned.unanswered)
-    )
-
-
-def _is_full(owned: Owned) -> bool:
-    """No more records may come in, and time alone does not change that."""
-    return owned.lanes is not None and not owned.unanswered and not owned.lanes.room()
-
-
-def _is_to_pause(owned: Owned, held: int) -> bool:
-    if owned.lanes is not None and owned.lanes.is_full(held, paused=owned.paused):
-        return True
-    return owned.stage is Stage.STOPPED or _waits(owned)
-
-
-def _may_go_on(owned: Owned, now: float) -> bool:
-    return owned.stage is Stage.RUNNING and not owned.unanswered and owned.due <= now
-
-
-def _is_idle(owned: Owned, now: float) -> bool:
-    settled = not owned.held and owned.unsent is None
-    settled = settled and (owned.lanes is None or not len(owned.lanes.lanes))
-    return settled and now - owned.settled_at >= VERIFY_SECONDS and _may_go_on(owned, now)
 
 
 def _kafka_offset(owned: Owned) -> KafkaOffset:

@@ -11,13 +11,10 @@ comes later is judged by the store's fence.
 from __future__ import annotations
 
 import gc
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from enum import Enum
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
 from effectonce.assignment import Assignment
@@ -35,6 +32,7 @@ from effectonce.once import Once
 from effectonce.owned import Health, Owned, Pool, Stage, Task, health_of
 from effectonce.ports import Client, Clock, Keeper
 from effectonce.settings import config_problems, topic_problems
+from effectonce.signals import on_sigint, on_sigterm
 from effectonce.workers import PoolNow, Workers
 
 __all__ = ["END", "OnceConsumer"]
@@ -255,7 +253,7 @@ class OnceConsumer:
         self._start()
         if until is Until.END:
             now(self._assignment.wait_for_all)
-        with _on_sigterm(self.stop):
+        with on_sigterm(self.stop):
             while not self._done(until):
                 self._take_turn(run, handler)
         now(self._assignment.desk.collect)
@@ -268,23 +266,24 @@ class OnceConsumer:
         _check_until(until)
         self._start()
         ours, pool = self._assignment, self._pool(handler, lanes)
-        desk = ours.lane_desk(PoolNow(pool), lanes=lanes, order=order, lane=lane)
-        loop = LaneRun(self._once, ours, desk, self._clock)
+        loop = LaneRun(
+            self._once, store_now(self._once.store), ours, self._clock, PoolNow(pool),
+            lanes=lanes, order=order, lane=lane,
+        )  # fmt: skip
         try:
             if until is Until.END:
                 now(ours.wait_for_all)
-            with _on_sigterm(self.stop), _on_sigint() as interrupted:
-                while not self._done(until) and desk.escaping is None and not interrupted:
+            with on_sigterm(self.stop), on_sigint() as interrupted:
+                while not (self._done(until) or loop.escaping or interrupted):
                     now(loop.turn)
                 now(loop.finish, self._drain_seconds)
         finally:
-            if not desk.flights or ours.cut is not None:
-                ours.end_lanes()
+            loop.leave()
             pool.stop()
         if interrupted:
             raise KeyboardInterrupt
-        if desk.escaping is not None:
-            raise desk.escaping
+        if loop.escaping is not None:
+            raise loop.escaping
         self._raise_stopped(until)
 
     def _take_turn(self, run: Run, handler: Handler) -> None:
@@ -466,44 +465,6 @@ class OnceConsumer:
 def _check_until(until: object) -> None:
     if until not in list(Until):
         raise ConfigError([f"until={until!r}: effectonce.END, or left out"])
-
-
-@contextmanager
-def _on_sigint() -> Iterator[list[int]]:
-    """Ctrl-C is noted, and raised once what runs is settled; a second one is raised at once."""
-    noted: list[int] = []
-    in_main = threading.current_thread() is threading.main_thread()
-    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield noted
-        return
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        if noted:
-            raise KeyboardInterrupt
-        noted.append(number)
-
-    signal.signal(signal.SIGINT, on_signal)
-    try:
-        yield noted
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@contextmanager
-def _on_sigterm(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM drains, where the interpreter lets us hear it: in the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        stop()
-
-    before = signal.signal(signal.SIGTERM, on_signal)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _once_problems(once: object) -> Iterator[str]:

@@ -27,7 +27,6 @@ from effectonce.core.stall import attempt, first_start, rest
 from effectonce.errors import NotOpen, StoreCorrupt, StoreError, StoreUnavailable
 from effectonce.event import Source, Work
 from effectonce.hooks import (
-    BatchCommitted,
     PartitionStalled,
     Retrying,
     StoreOutage,
@@ -53,7 +52,7 @@ from effectonce.once import Once
 from effectonce.owned import Owned, Stage, Task, Unsent
 from effectonce.ports import AsyncSendsAhead, AsyncStore, Clock, Reach, Records
 from effectonce.stores.commits import are_facts
-from effectonce.words import blocked, gave_up, raised
+from effectonce.words import blocked, committed, gave_up, raised
 
 log = logging.getLogger("effectonce")
 
@@ -327,7 +326,8 @@ class Desk:
             owned.position = commit.position
             self.store_works(owned)
             if get_hooks():
-                self._report(owned, unsent, result)
+                seconds = self._clock.monotonic() - unsent.sent_at
+                emit(committed(owned, unsent, result, seconds))
             if task is not None:
                 self._behind(task, len(unsent.passed))
         elif isinstance(result, Conflict):
@@ -485,21 +485,3 @@ class Desk:
             (result,) = await self._store.commit([commit])
             if isinstance(result, Applied | Already):
                 owned.position = commit.position
-
-    def _report(self, owned: Owned, unsent: Unsent, result: CommitResult) -> None:
-        commit, decisions = unsent.commit, unsent.passed.tolist()
-        emit(
-            BatchCommitted(
-                at=owned.at,
-                delivered=len(decisions),
-                fresh=len(commit.markers) if commit.markers else 0,
-                repeats=decisions.count(Decision.REPEAT) + decisions.count(Decision.LEAN),
-                below=decisions.count(Decision.BELOW),
-                unprotected=decisions.count(Decision.UNPROTECTED),
-                existing=result.existing if isinstance(result, Applied) else 0,
-                next=commit.position.next,
-                handler_seconds=unsent.handler_seconds,
-                commit_seconds=self._clock.monotonic() - unsent.sent_at,
-                lag=max(owned.known_end - commit.position.next, 0) if owned.known_end >= 0 else -1,
-            )
-        )

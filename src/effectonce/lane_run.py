@@ -12,9 +12,11 @@ from __future__ import annotations
 from typing import Final
 
 from effectonce.assignment import Assignment
-from effectonce.lane_desk import LaneDesk
+from effectonce.core.order import Order
+from effectonce.lane_desk import LaneDesk, LaneOf
 from effectonce.once import Once
-from effectonce.ports import Clock
+from effectonce.owned import AsyncPool
+from effectonce.ports import AsyncStore, Clock
 
 POLL_SECONDS: Final = 0.005
 """Between two polls, while handlers run: how late a record may be that finds a lane free."""
@@ -25,11 +27,31 @@ IDLE_SECONDS: Final = 0.1
 class LaneRun:
     """Carries out; holds nothing but what it works with."""
 
-    def __init__(self, once: Once, ours: Assignment, desk: LaneDesk, clock: Clock) -> None:
+    def __init__(
+        self,
+        once: Once,
+        store: AsyncStore,
+        ours: Assignment,
+        clock: Clock,
+        pool: AsyncPool,
+        *,
+        lanes: int,
+        order: Order,
+        lane: LaneOf | None,
+    ) -> None:
+        """From here on handlers run side by side, until `leave`."""
         self._limits = once.limits
         self._ours = ours
-        self._desk = desk
         self._clock = clock
+        self._desk = ours.lanes = LaneDesk(
+            once, store, clock, ours.desk, ours.partitions, pool,
+            lanes=lanes, order=order, lane=lane,
+        )  # fmt: skip
+
+    @property
+    def escaping(self) -> BaseException | None:
+        """What a handler raised that must be let through."""
+        return self._desk.escaping
 
     async def turn(self) -> None:
         """One look around. Raises what must be let through, and HandlerTimeout."""
@@ -83,3 +105,12 @@ class LaneRun:
         if ours.cut is None:
             await ours.resend_due()
             await desk.drain(ours.partitions(), 0.0)
+
+    def leave(self) -> None:
+        """What was taken in and did not run comes again from Kafka.
+
+        While a handler hangs on, its partitions are not to be another's: `close` waits once more.
+        """
+        if not self._desk.flights or self._ours.cut is not None:
+            self._ours.lanes = None
+            self._desk.leave()

@@ -1,13 +1,16 @@
-"""What people are told of a record that holds up its partition."""
+"""What people are told: of a record that holds up its partition, and of a commit."""
 
 from __future__ import annotations
 
 import traceback
 from pathlib import PurePath
 
+from effectonce.core.plan import Decision
 from effectonce.errors import HandlerFailed, IdReused, PartitionStopped, Unidentified
+from effectonce.hooks import BatchCommitted
 from effectonce.identity import Identified
-from effectonce.model import Partition
+from effectonce.model import Already, Applied, Partition
+from effectonce.owned import Owned, Unsent
 
 
 def blocked(at: Partition, identified: Identified, row: int, offset: int) -> PartitionStopped:
@@ -50,3 +53,23 @@ def raised(error: BaseException) -> str:
         if not str(frame.f_globals.get("__name__")).startswith("effectonce."):
             return f"{name} in {PurePath(frame.f_code.co_filename).name}, line {line}"
     return name
+
+
+def committed(
+    owned: Owned, unsent: Unsent, result: Applied | Already, seconds: float
+) -> BatchCommitted:
+    """What became durable, for the hooks; the answer took so many seconds."""
+    commit, decisions = unsent.commit, unsent.passed.tolist()
+    return BatchCommitted(
+        at=owned.at,
+        delivered=len(decisions),
+        fresh=len(commit.markers) if commit.markers else 0,
+        repeats=decisions.count(Decision.REPEAT) + decisions.count(Decision.LEAN),
+        below=decisions.count(Decision.BELOW),
+        unprotected=decisions.count(Decision.UNPROTECTED),
+        existing=result.existing if isinstance(result, Applied) else 0,
+        next=commit.position.next,
+        handler_seconds=unsent.handler_seconds,
+        commit_seconds=seconds,
+        lag=max(owned.known_end - commit.position.next, 0) if owned.known_end >= 0 else -1,
+    )
