@@ -219,9 +219,15 @@ class SimStore:
 
     def release(self, at: Partition) -> None:
         self._process.enter("store.release")
-        busy = self._process.running == (at.topic, at.number)
-        said = self._process.world.judge.released
-        said(at, self._process.name, self._process.steps, busy=busy)
+        running = self._process.running.values()
+        late = [event.offset for event in running if event.partition == at.number]
+        self._process.world.judge.released(
+            at,
+            self._process.name,
+            self._process.steps,
+            busy=bool(late),
+            late=late if self._process.world.lanes is not None else (),
+        )
         if self._disk.locks.get(at) == self._process.name:
             del self._disk.locks[at]
 
