@@ -183,6 +183,10 @@ class SimStore:
         self._process.world.judge.asked(self._process.name)
         if fate.before or fate.after:
             return [StoreUnavailable("simulated") for _ in queries]
+        if self._process.world.lanes is not None:
+            for query in queries:
+                asked_for = self._process.world.judge.asked_for
+                asked_for(self._process.name, query.at, split(query.keys))
         return [self._disk.known(query.at, query.keys, query.run) for query in queries]
 
     def commit(self, commits: Sequence[Commit]) -> list[CommitResult]:

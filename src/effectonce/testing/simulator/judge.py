@@ -129,6 +129,8 @@ class Judge:
     begun, may be gone, and Kafka hears of him but once a second."""
     looked: dict[str, float] = field(default_factory=dict)
     """When each process last asked the store what it knows."""
+    looked_for: dict[tuple[str, int, str], float] = field(default_factory=dict)
+    """The same of an event, in lanes, by the partition that its record came in."""
     errors: list[str] = field(default_factory=list)
     lanes: LaneJudge = field(init=False)
 
@@ -157,7 +159,7 @@ class Judge:
         # a zombie looked up before its successor marked: who no longer owns repeats with a doubt
         owns = self.owners.get(event.partition) == process
         for effect in before if owns and name not in self.aged else ():
-            if not effect.doubt and self._excludes(effect, process, event.partition):
+            if not effect.doubt and self._excludes(effect, process, event.partition, name):
                 what = "was not marked" if effect.marked_at is None else "was marked"
                 why = f"{name} by {process}; the first, by {effect.process}, {what}"
                 self.broken("undoubted repeat", why)
@@ -166,9 +168,10 @@ class Judge:
                 self.broken("not told", f"{name} by {process}; the first, by {effect.process}")
         before.append(Effect(process, event.partition, doubt=not owns, offset=event.offset))
 
-    def _excludes(self, effect: Effect, process: str, partition: int) -> bool:
+    def _excludes(self, effect: Effect, process: str, partition: int, name: str) -> bool:
         """Whether `process` could know of that effect: else two copies ran at the same time."""
         looked = self.looked.get(process, 0.0)
+        looked = self.looked_for.get((process, partition, name), looked)
         if effect.partition == partition:
             # a zombie may have marked it after the owner, frozen himself, had looked
             late = effect.marked_at is not None and effect.marked_at >= looked
@@ -182,6 +185,12 @@ class Judge:
     def asked(self, process: str) -> None:
         """It looked into the store."""
         self.looked[process] = self.schedule.now
+
+    def asked_for(self, process: str, at: Partition, keys: Iterable[bytes]) -> None:
+        """It was answered, for these keys: in lanes they run later than others it asked for."""
+        for key in keys:
+            name = self.keys.get(key, "")
+            self.looked_for[process, at.number, name] = self.schedule.now
 
     def raised(self, process: str, name: str) -> None:
         """The handler of that event raised: if it had its effect, that is in doubt.
