@@ -117,6 +117,16 @@ class Assignment:
         errors = [o.error for o in owned if o.stage is Stage.STOPPED and o.error is not None]
         return errors or list(self.gone.values())
 
+    def end_lanes(self) -> bool:
+        """Another run begins. False while a handler of the last one runs."""
+        if self.lanes is None or self.cut is not None:
+            return True
+        if not self.lanes.halted or self.lanes.flights:
+            return False
+        lanes, self.lanes = self.lanes, None
+        lanes.leave()
+        return True
+
     # -- records -------------------------------------------------------------------------------
 
     async def fetch(self, limit: int, timeout_seconds: float) -> None:
@@ -235,10 +245,13 @@ class Assignment:
         for owned in self._owned.values():
             if owned.anew:
                 await self.desk.collect()  # else one is always on its way while records flow
-            ends = owned.stage is Stage.RUNNING and owned.unsent is None
-            if owned.dropped and ends and not owned.is_unsettled:
+            if owned.stage is not Stage.RUNNING or owned.unsent is not None:
+                continue
+            if self.lanes is not None and owned.is_unsettled:
+                continue
+            if owned.dropped:
                 owned.reopen()
-            elif owned.anew and ends and not owned.is_unsettled:
+            elif owned.anew:
                 # what failed there may be another record by now
                 owned.attempt_offset = owned.alone_below = owned.singly_below = UNSET
                 owned.reopen()

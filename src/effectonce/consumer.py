@@ -278,7 +278,6 @@ class OnceConsumer:
                     now(loop.turn)
                 now(loop.finish, self._drain_seconds)
         finally:
-            loop.leave()
             pool.stop()
         if interrupted:
             raise KeyboardInterrupt
@@ -451,7 +450,7 @@ class OnceConsumer:
     def _take_over(self) -> None:
         """The last batch of the user's own loop ends here; a handler of `run` cannot."""
         self._settle_loan()
-        if self._assignment.busy is not None or self._assignment.lanes is not None:
+        if self._assignment.busy is not None or not self._assignment.end_lanes():
             raise RuntimeError("this consumer is in a handler: return from it first, or stop()")
 
     def _settle_loan(self) -> None:

@@ -319,9 +319,9 @@ class Desk:
     def answered(self, owned: Owned, unsent: Unsent, result: CommitResult) -> None:
         """What became of a commit."""
         commit, task = unsent.commit, unsent.task
-        if unsent.settlement is not None and not isinstance(result, Unknown):
-            assert owned.lanes is not None
-            owned.lanes.answered(unsent.settlement)  # refused, it is dropped; what ended is told
+        settlement, lanes = unsent.settlement, owned.lanes
+        if settlement is not None and lanes is not None and not isinstance(result, Unknown):
+            lanes.answered(settlement)  # refused, it is dropped; what ended since is told
         if isinstance(result, Applied | Already):
             owned.position = commit.position
             self.store_works(owned)

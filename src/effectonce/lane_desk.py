@@ -396,9 +396,14 @@ class LaneDesk:
     def leave(self) -> None:
         """The run is over: what was taken in and did not run comes again from Kafka."""
         for owned in self._partitions():
-            mine, owned.lanes = owned.lanes, None
-            if mine is not None and len(mine.lanes) and owned.stage is Stage.RUNNING:
+            if owned.lanes is None or owned.stage is not Stage.RUNNING:
+                owned.lanes = None
+            elif owned.unsent is not None:
+                owned.dropped = True
+            elif len(owned.lanes.lanes):
                 owned.reopen()
+            else:
+                owned.lanes = None
 
 
 def _first(columns: Columns, size: int) -> Columns:

@@ -39,7 +39,7 @@ class LaneRun:
         order: Order,
         lane: LaneOf | None,
     ) -> None:
-        """From here on handlers run side by side, until `leave`."""
+        """From here on handlers run side by side, until the assignment ends its lanes."""
         self._limits = once.limits
         self._ours = ours
         self._clock = clock
@@ -105,12 +105,3 @@ class LaneRun:
         if ours.cut is None:
             await ours.resend_due()
             await desk.drain(ours.partitions(), 0.0)
-
-    def leave(self) -> None:
-        """What was taken in and did not run comes again from Kafka.
-
-        While a handler hangs on, its partitions are not to be another's: `close` waits once more.
-        """
-        if not self._desk.flights or self._ours.cut is not None:
-            self._ours.lanes = None
-            self._desk.leave()

@@ -230,7 +230,7 @@ class SimStore:
             self._process.name,
             self._process.steps,
             busy=bool(late),
-            late=late if self._process.world.lanes is not None else (),
+            late=late if self._process.world.lanes is not None else None,
         )
         if self._disk.locks.get(at) == self._process.name:
             del self._disk.locks[at]

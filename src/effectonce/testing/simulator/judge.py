@@ -232,14 +232,24 @@ class Judge:
             self.unanswered[process, at.number] = step
 
     def released(
-        self, at: Partition, process: str, step: int, *, busy: bool, late: Collection[int] = ()
+        self,
+        at: Partition,
+        process: str,
+        step: int,
+        *,
+        busy: bool,
+        late: Collection[int] | None = None,
     ) -> None:
         """What it tried to commit in vain, as it gave the partition up, is in doubt.
 
         What it did not even try at that moment is not; but for `late` records, which lanes have in
         their handlers still.
         """
-        self._doubt(lambda e: (e.process, e.partition) == (process, at.number) and e.offset in late)
+        if late is not None:
+            here = [(process, at.number, offset) for offset in late]
+            self._doubt(lambda e: (e.process, e.partition, e.offset) in here)
+            if self.owners.get(at.number) == process:
+                del self.owners[at.number]
         if self.unanswered.get((process, at.number)) == step - 1:
             self._doubt(lambda e: e.process == process and e.partition == at.number)
         for effects in self.effects.values() if not busy else ():  # a late one says so itself
