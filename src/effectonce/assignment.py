@@ -243,18 +243,8 @@ class Assignment:
 
     async def _begin_due(self, now: float) -> None:
         for owned in self._owned.values():
-            if owned.anew:
-                await self.desk.collect()  # else one is always on its way while records flow
-            if owned.stage is not Stage.RUNNING or owned.unsent is not None:
-                continue
-            if self.lanes is not None and owned.is_unsettled:
-                continue
-            if owned.dropped:
-                owned.reopen()
-            elif owned.anew:
-                # what failed there may be another record by now
-                owned.attempt_offset = owned.alone_below = owned.singly_below = UNSET
-                owned.reopen()
+            if owned.anew or owned.dropped:
+                await self._drop(owned)
         opening = [o for o in self._owned.values() if self._may_open(o, now)]
         if not opening:
             return
@@ -267,6 +257,18 @@ class Assignment:
             return
         for owned in opening:
             await self._beginner.begin(owned, topic_ids)
+
+    async def _drop(self, owned: Owned) -> None:
+        """It is to begin anew, once nothing of it is in a handler or without an answer."""
+        await self.desk.collect()  # else one is always on its way while records flow
+        if owned.stage is not Stage.RUNNING or owned.unsent is not None:
+            return
+        if self.lanes is not None and owned.is_unsettled:
+            return
+        if owned.anew:
+            # what failed there may be another record by now
+            owned.attempt_offset = owned.alone_below = owned.singly_below = UNSET
+        owned.reopen()
 
     def _may_open(self, owned: Owned, now: float) -> bool:
         if owned.stage is not Stage.OPENING or owned.due > now:

@@ -3,8 +3,8 @@
 | a seed draws        | from                                                                 |
 | ------------------- | -------------------------------------------------------------------- |
 | how many at once    | 2 to 16                                                              |
-| what runs in order  | records of one key (mostly), of one partition, of a lane of the user's, none |
-| what may be held    | a few records, so that partitions are paused; or as many as there are |
+| what runs in order  | records of one key (mostly), of a partition, of a lane, or none      |
+| what may be held    | a few records, so that partitions are paused; or as many as come     |
 """
 
 from __future__ import annotations
