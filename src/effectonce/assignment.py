@@ -117,16 +117,6 @@ class Assignment:
         errors = [o.error for o in owned if o.stage is Stage.STOPPED and o.error is not None]
         return errors or list(self.gone.values())
 
-    def end_lanes(self) -> bool:
-        """Another run begins. False while a handler of the last one runs."""
-        if self.lanes is None or self.cut is not None:
-            return True
-        if not self.lanes.halted or self.lanes.flights:
-            return False
-        lanes, self.lanes = self.lanes, None
-        lanes.leave()
-        return True
-
     # -- records -------------------------------------------------------------------------------
 
     async def fetch(self, limit: int, timeout_seconds: float) -> None:
@@ -259,7 +249,7 @@ class Assignment:
             await self._beginner.begin(owned, topic_ids)
 
     async def _drop(self, owned: Owned) -> None:
-        """It is to begin anew, once nothing of it is in a handler or without an answer."""
+        """Begin anew, once nothing of it is in a handler or without an answer."""
         await self.desk.collect()  # else one is always on its way while records flow
         if owned.stage is not Stage.RUNNING or owned.unsent is not None:
             return

@@ -450,8 +450,10 @@ class OnceConsumer:
     def _take_over(self) -> None:
         """The last batch of the user's own loop ends here; a handler of `run` cannot."""
         self._settle_loan()
-        if self._assignment.busy is not None or not self._assignment.end_lanes():
+        ours = self._assignment
+        if ours.busy is not None or (ours.lanes is not None and not ours.lanes.ended()):
             raise RuntimeError("this consumer is in a handler: return from it first, or stop()")
+        ours.lanes = None
 
     def _settle_loan(self) -> None:
         if (task := self._loaned) is not None:

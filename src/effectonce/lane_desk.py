@@ -393,8 +393,10 @@ class LaneDesk:
                 due.append(owned.lanes.news_since + self._once.limits.commit_seconds)
         return min(due, default=None)
 
-    def leave(self) -> None:
-        """The run is over: what was taken in and did not run comes again from Kafka."""
+    def ended(self) -> bool:
+        """Another run begins: what did not run comes again. False while a handler runs still."""
+        if not self.halted or self.flights:
+            return False
         for owned in self._partitions():
             if owned.lanes is None or owned.stage is not Stage.RUNNING:
                 owned.lanes = None
@@ -404,6 +406,7 @@ class LaneDesk:
                 owned.reopen()
             else:
                 owned.lanes = None
+        return True
 
 
 def _first(columns: Columns, size: int) -> Columns:

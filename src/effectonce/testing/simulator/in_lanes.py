@@ -5,6 +5,7 @@
 | how many at once    | 2 to 16                                                              |
 | what runs in order  | records of one key (mostly), of a partition, of a lane, or none      |
 | what may be held    | a few records, so that partitions are paused; or as many as come     |
+| how long one drains | hardly at all, so that handlers are late; or a second                |
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class LanesOf:
     lanes: int
     order: str
     held: int
+    drain_seconds: float
 
     @classmethod
     def drawn(cls, chance: Random) -> LanesOf:
@@ -45,6 +47,7 @@ class LanesOf:
             chance.choice([2, 3, 5, 16]),
             chance.choice(["key", "key", "key", "partition", "lane", "none"]),
             chance.choice([3, 12, 10_000]),
+            chance.choice([0.02, 1.0]),
         )
 
     def settings(self) -> dict[str, Any]:

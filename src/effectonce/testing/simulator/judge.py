@@ -187,10 +187,13 @@ class Judge:
         self.looked[process] = self.schedule.now
 
     def asked_for(self, process: str, at: Partition, keys: Iterable[bytes]) -> None:
-        """It was answered, for these keys: in lanes they run later than others it asked for."""
+        """It was answered, for these keys: in lanes they run later than others it asked for.
+
+        The first time counts: a copy may be asked for again while the record waits for its lane.
+        """
         for key in keys:
             name = self.keys.get(key, "")
-            self.looked_for[process, at.number, name] = self.schedule.now
+            self.looked_for.setdefault((process, at.number, name), self.schedule.now)
 
     def raised(self, process: str, name: str) -> None:
         """The handler of that event raised: if it had its effect, that is in doubt.
@@ -219,6 +222,8 @@ class Judge:
             self.broken("epoch handed out twice", f"{epoch} of {at} to {process}")
         self.epochs[at.number] = epoch
         self.lanes.opened(process, at.number)
+        for asked in [a for a in self.looked_for if a[:2] == (process, at.number)]:
+            del self.looked_for[asked]
         self.owners[at.number] = process
         self.unheard.discard(at.number)
         # whoever opens it once more himself has been told why (stale), and that is counted there

@@ -142,7 +142,10 @@ def _never(real: Any) -> Any:
 
 def _begins_anew() -> AbstractContextManager[object]:
     """A partition need not wait for its handlers."""
-    return patch.object(Owned, "is_unsettled", property(lambda self: False))
+    return _Both(
+        patch.object(Owned, "is_unsettled", property(lambda self: False)),
+        patch.object(LaneDesk, "is_flying", lambda self, at: False),
+    )
 
 
 def _of(name: str, broken: Break, reach: Reach = Reach.EMBEDDED) -> Mutant:

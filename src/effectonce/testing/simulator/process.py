@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from random import Random
 from typing import Any, Final, cast
 
@@ -73,9 +74,8 @@ class Process:
         """Calls of its ports so far."""
         self.skew_ms = 0
         self.running: dict[object, Event] = {}
-        """The event that each greenlet has in its handler."""
-        self.client = SimClient(self)
-        self.keeper = SimKeeper(self)
+        """By greenlet: what it has in its handler."""
+        self.client, self.keeper = SimClient(self), SimKeeper(self)
         self.consumer: OnceConsumer | None = None
 
     def main(self) -> None:
@@ -89,7 +89,7 @@ class Process:
                 client=self.client,
                 clock=self,
                 keeper=self.keeper,
-                pool=lambda handler, lanes: SimPool(self, handler, lanes),
+                pool=partial(SimPool, self),
             ) as self.consumer:
                 self.consume(self.consumer, once.in_store)
         except Dead:
@@ -184,8 +184,9 @@ class Process:
 
     def handle_outside(self, event: Event) -> object:
         self._before(event)
-        self.world.judge.effect((event.value or b"").decode(), self.name, event)
-        self.world.judge.lanes.takes_effect(getcurrent(), event.offset)
+        judge = self.world.judge
+        judge.effect((event.value or b"").decode(), self.name, event)
+        judge.lanes.takes_effect(getcurrent(), event.offset)
         return self._after(event)
 
     def batch_in_store(self, batch: Batch, tx: KeyValueTx) -> None:
@@ -216,9 +217,8 @@ class Process:
         self.running[getcurrent()] = event
         seconds = self.world.faults.handler_seconds(self)
         if self.world.lanes is not None:
-            self.world.judge.lanes.begins(
-                getcurrent(), self.name, event, self.world.lanes.lane_of(event)
-            )
+            lane = self.world.lanes.lane_of(event)
+            self.world.judge.lanes.begins(getcurrent(), self.name, event, lane)
             seconds *= self.chance.uniform(0.2, 20.0) if seconds < SLOW_SECONDS else 1.0
         self.keeper.expect(seconds)
         self.enter("handler", seconds)

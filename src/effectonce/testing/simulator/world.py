@@ -127,7 +127,7 @@ class World:
             limits=Limits(
                 batch=20,
                 handler_timeout_seconds=8.0,
-                drain_seconds=1.0,
+                drain_seconds=self.lanes.drain_seconds if self.lanes else 1.0,
                 held=self.lanes.held if self.lanes else 10_000,
             ),
             window=timedelta(days=WINDOW_DAYS),
