@@ -313,6 +313,7 @@ class AsyncOnceConsumer:
             self._topics,
             store_id=store_id,
             drain=self._drain,
+            drain_seconds=self._drain_seconds,
         )
         try:
             known = await client.topic_ids(self._topics)

@@ -16,18 +16,12 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
-from effectonce.begin import Beginner, topic_gone
-from effectonce.core.start import witness_of
+from effectonce.begin import Beginner, told, topic_gone
 from effectonce.desk import Desk
-from effectonce.errors import (
-    BrokerError,
-    HandlerTimeout,
-    StoreError,
-    StoreUnavailable,
-    UnknownTopic,
-)
+from effectonce.errors import BrokerError, HandlerTimeout, StoreError, UnknownTopic
 from effectonce.hooks import PartitionAssigned, PartitionReleased, emit
 from effectonce.keeper import stacks_of_others
+from effectonce.lane_desk import LaneDesk
 from effectonce.model import NO_ID, UNSET, Partition
 from effectonce.once import Once
 from effectonce.owned import Owned, Stage, Task
@@ -36,11 +30,11 @@ from effectonce.ports import (
     AsyncStore,
     Clock,
     CommitMode,
-    KafkaOffset,
     Reach,
     Records,
     TopicPartition,
 )
+from effectonce.waiting import is_full, is_idle, is_to_pause, may_go_on, waits, was_refused
 
 log = logging.getLogger("effectonce")
 
@@ -73,6 +67,7 @@ class Assignment:
         *,
         store_id: bytes,
         drain: Callable[[], Awaitable[None]],
+        drain_seconds: float,
     ) -> None:
         """`drain` waits, under its deadline, until the handler's side has settled."""
         self._once = once
@@ -80,6 +75,7 @@ class Assignment:
         self._client = client
         self._clock = clock
         self._drain = drain
+        self._drain_seconds = drain_seconds
         self._group = group
         self._topics = topics
         self._scope = once.scope or group
@@ -88,6 +84,8 @@ class Assignment:
         self._beginner = Beginner(once, store, client, clock, self.desk, store_id)
         self.busy: Task | None = None
         """What the handlers have now."""
+        self.lanes: LaneDesk | None = None
+        """While handlers run side by side."""
         self.cut: HandlerTimeout | None = None
         self.fatal: Exception | None = None
         """Raised in a callback of the client's, for the loop to raise."""
@@ -123,7 +121,7 @@ class Assignment:
         """Poll, and hold what came with its partition."""
         self._pause_waiting()
         now = self._clock.monotonic()
-        due = [o.due - now for o in self._owned.values() if _waits(o)]
+        due = [o.due - now for o in self._owned.values() if waits(o) and not is_full(o)]
         self._polled = now
         if self.desk.awaits_answer:
             due.append(0.0)  # it comes while what is there already is taken
@@ -151,15 +149,25 @@ class Assignment:
         """A partition with records to decide; a commit without an answer goes first."""
         now = self._clock.monotonic()
         for owned in self.partitions():
-            if owned.unanswered and owned.due <= now and not _was_refused(owned):
-                await self.desk.resend(owned)
-            if _may_go_on(owned, now) and owned.held:
+            await self._resend(owned, now)
+            if may_go_on(owned, now) and owned.held:
                 return owned
         return None
 
+    async def resend_due(self) -> None:
+        """Commits without an answer go first, whatever runs beside."""
+        now = self._clock.monotonic()
+        for owned in self.partitions():
+            await self._resend(owned, now)
+
+    async def _resend(self, owned: Owned, now: float) -> None:
+        if owned.unanswered and owned.due <= now and not was_refused(owned):
+            await self.desk.resend(owned)
+
     def _pause_waiting(self) -> None:
         """Kafka is the buffer: what waits is paused, the rest flows."""
-        changed = [o for o in self._owned.values() if _is_to_pause(o) != o.paused]
+        held = self._once.limits.held
+        changed = [o for o in self._owned.values() if is_to_pause(o, held) != o.paused]
         self._client.pause([o.key for o in changed if not o.paused])
         self._client.resume([o.key for o in changed if o.paused])
         for owned in changed:
@@ -171,6 +179,8 @@ class Assignment:
             return False
         if owned.row.next >= owned.log_end:
             return True
+        if owned.lanes is not None and len(owned.lanes.lanes):
+            return False
         # control records at the end are never delivered, but the client passes them
         return await self._client.position(owned.key) >= owned.log_end
 
@@ -221,13 +231,9 @@ class Assignment:
 
     async def _begin_due(self, now: float) -> None:
         for owned in self._owned.values():
-            if owned.anew:
-                await self.desk.collect()  # else one is always on its way while records flow
-            if owned.anew and owned.stage is Stage.RUNNING and owned.unsent is None:
-                # what failed there may be another record by now
-                owned.attempt_offset = owned.alone_below = owned.singly_below = UNSET
-                owned.reopen()
-        opening = [o for o in self._owned.values() if o.stage is Stage.OPENING and o.due <= now]
+            if owned.anew or owned.dropped:
+                await self._drop(owned)
+        opening = [o for o in self._owned.values() if self._may_open(o, now)]
         if not opening:
             return
         try:
@@ -240,6 +246,24 @@ class Assignment:
         self._compare(topic_ids)
         for owned in opening:
             await self._beginner.begin(owned, topic_ids)
+
+    async def _drop(self, owned: Owned) -> None:
+        """Begin anew, once nothing of it is in a handler or without an answer."""
+        await self.desk.collect()  # else one is always on its way while records flow
+        if owned.stage is not Stage.RUNNING or owned.unsent is not None:
+            return
+        if self.lanes is not None and owned.is_unsettled:
+            return
+        if owned.anew:
+            # what failed there may be another record by now
+            owned.attempt_offset = owned.alone_below = owned.singly_below = UNSET
+        owned.reopen()
+
+    def _may_open(self, owned: Owned, now: float) -> bool:
+        if owned.stage is not Stage.OPENING or owned.due > now:
+            return False
+        # a late handler has a record of it still, and its lane is to be in order
+        return self.lanes is None or not self.lanes.is_flying(owned.at)
 
     def begin_again(self) -> None:
         """What is held in memory is in doubt: the store says where each partition goes on."""
@@ -259,7 +283,7 @@ class Assignment:
     async def _tell(self, partitions: Sequence[Owned], mode: CommitMode) -> None:
         behind = [o for o in partitions if o.told != UNSET and o.told != o.row.next]
         try:
-            await self._client.commit([_kafka_offset(o) for o in behind], mode)
+            await self._client.commit([told(o.at, o.row) for o in behind], mode)
         except BrokerError as error:
             # the store has it; the next owner finds Kafka lagging (row 9)
             log.info("Kafka was not told: %s", error)
@@ -305,11 +329,11 @@ class Assignment:
     async def _verify_idle(self, now: float) -> None:
         if self._store.traits.reach is Reach.EMBEDDED:
             return
-        idle = [o for o in self._owned.values() if _is_idle(o, now)]
+        idle = [o for o in self._owned.values() if is_idle(o, now, VERIFY_SECONDS)]
         for owned in idle:
             await self.desk.verify(owned)
         if idle and self._store.traits.reach is Reach.SHARED:
-            await self._let_time_pass([o for o in idle if _may_go_on(o, now)])
+            await self._let_time_pass([o for o in idle if may_go_on(o, now)])
 
     async def _let_time_pass(self, idle: Sequence[Owned]) -> None:
         """Their generations must not hold up everyone else's (core/idle.py)."""
@@ -365,18 +389,24 @@ class Assignment:
         task = self.busy
         if task is None:
             return
-        at, seconds = task.owned.at, self._once.limits.handler_timeout_seconds
+        task.halted = True
+        if task.transaction is not None:
+            task.transaction.kill()
+        await self.leave_at_once(task.owned)
+
+    async def leave_at_once(self, owned: Owned) -> None:
+        """A handler of this partition is past its deadline: leave the group without it."""
+        at, seconds = owned.at, self._once.limits.handler_timeout_seconds
         self.cut = HandlerTimeout(
             f"{at}: a handler ran longer than {seconds:g} s (handler_timeout_seconds) and was cut "
             "off: its transaction is dead, the group was left, another member takes over. Its "
             "events stay in Kafka; an effect outside may or may not have happened"
         )
-        task.halted = True
-        if task.transaction is not None:
-            task.transaction.kill()
         log.error("%s\n%s", self.cut, stacks_of_others())
+        if self.lanes is not None:
+            await self.give_up(list(self._owned), "cut off", CommitMode.SYNC)
         await self._store.release(at)
-        task.owned.released = True
+        owned.released = True
         await self._client.close()
 
     # -- Listener: inside fetch ----------------------------------------------------------------
@@ -397,8 +427,7 @@ class Assignment:
         await self._guarded(partitions, "lost", None)
 
     def on_position_gone(self, partition: TopicPartition, reason: str) -> None:
-        owned = self._owned.get(partition)
-        if owned is not None and owned.stage is Stage.RUNNING:
+        if (owned := self._owned.get(partition)) and owned.stage is Stage.RUNNING:
             log.warning("%s: the log no longer has the position: %s", owned.at, reason)
             owned.anew = True
 
@@ -413,8 +442,7 @@ class Assignment:
 
     def on_commit_refused(self, partitions: Sequence[TopicPartition]) -> None:
         for partition in partitions:
-            owned = self._owned.get(partition)
-            if owned is not None and owned.told != UNSET:
+            if (owned := self._owned.get(partition)) and owned.told != UNSET:
                 owned.told = NOT_KNOWN
 
     async def _guarded(
@@ -437,6 +465,8 @@ class Assignment:
         self._topics_checked = -TOPIC_CHECK_SECONDS  # a deleted topic is revoked like any other
         for owned in going:
             owned.leaving = True
+        if self.lanes is not None:
+            await self.lanes.drain(going, 0.0 if self.cut else self._drain_seconds)
         busy = self.busy  # read once: the handler's thread may give it back meanwhile
         if busy is not None and busy.owned in going and self.cut is None:
             busy.halted = True
@@ -456,8 +486,10 @@ class Assignment:
         if owned.released:
             return
         await self.desk.collect()
-        if owned.unsent is not None and not _was_refused(owned):
+        if owned.unsent is not None and not was_refused(owned):
             await self.desk.resend(owned)
+            if self.lanes is not None:  # what ended while it had no answer
+                await self.lanes.settle([owned])
         await self.desk.rest(owned)
         owned.released = True
         busy = self.busy
@@ -465,35 +497,3 @@ class Assignment:
         if busy is None or busy.owned is owned or busy.owned.at != owned.at:
             await self._store.release(owned.at)
         emit(PartitionReleased(owned.at, reason))
-
-
-def _was_refused(owned: Owned) -> bool:
-    """The store will not take its commit: sent again each turn, it was told as often (seen)."""
-    error = owned.error
-    refused = isinstance(error, StoreError) and not isinstance(error, StoreUnavailable)
-    return owned.stage is Stage.STOPPED and refused
-
-
-def _waits(owned: Owned) -> bool:
-    """Something must come first, so no more records are asked for."""
-    return owned.stage is Stage.OPENING or (
-        owned.stage is Stage.RUNNING and bool(owned.held or owned.unanswered)
-    )
-
-
-def _is_to_pause(owned: Owned) -> bool:
-    return owned.stage is Stage.STOPPED or _waits(owned)
-
-
-def _may_go_on(owned: Owned, now: float) -> bool:
-    return owned.stage is Stage.RUNNING and not owned.unanswered and owned.due <= now
-
-
-def _is_idle(owned: Owned, now: float) -> bool:
-    settled = not owned.held and owned.unsent is None
-    return settled and now - owned.settled_at >= VERIFY_SECONDS and _may_go_on(owned, now)
-
-
-def _kafka_offset(owned: Owned) -> KafkaOffset:
-    row = owned.row
-    return KafkaOffset(owned.at.topic, owned.at.number, row.next, witness_of(row))

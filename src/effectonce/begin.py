@@ -30,7 +30,7 @@ from effectonce.errors import (
     UnknownTopic,
 )
 from effectonce.hooks import PartitionBegan, emit
-from effectonce.model import NO_ID, Committed, Opened
+from effectonce.model import NO_ID, Committed, Opened, Partition, Position
 from effectonce.once import Once
 from effectonce.owned import Owned, Stage
 from effectonce.policy import StartAt
@@ -52,6 +52,11 @@ def topic_gone(subject: object, reason: str) -> UnknownTopic:
         f"{subject}: the topic is gone: {reason}. What took effect is in the store; a topic made "
         "anew under this name begins at its first record. Make it and restart, or unlist it"
     )
+
+
+def told(at: Partition, row: Position) -> KafkaOffset:
+    """What Kafka is told of a row that the store has."""
+    return KafkaOffset(at.topic, at.number, row.next, witness_of(row))
 
 
 class Beginner:
@@ -214,10 +219,7 @@ class Beginner:
 
     async def _run(self, owned: Owned, decided: Begin, situation: Situation) -> None:
         at, position = owned.at, decided.position
-        await self._client.commit(
-            [KafkaOffset(at.topic, at.number, position.next, witness_of(position))],
-            CommitMode.SYNC,
-        )
+        await self._client.commit([told(at, position)], CommitMode.SYNC)
         self._client.seek(owned.key, position.next)
         owned.told = position.next
         owned.log_end = owned.known_end = situation.log.end

@@ -11,27 +11,29 @@ comes later is judged by the store's fence.
 from __future__ import annotations
 
 import gc
-import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from enum import Enum
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
 from effectonce.assignment import Assignment
+from effectonce.core.order import Order
 from effectonce.errors import BrokerError, ConfigError, UnknownTopic
 from effectonce.event import Batch
 from effectonce.handlers import Check, Handler, check_handler, run_batch, run_events
 from effectonce.hooks import BatchStarted, around_batch
 from effectonce.kafka import ConfluentClient
 from effectonce.keeper import SystemClock, ThreadKeeper
+from effectonce.lane_desk import LaneOf, check_lanes
+from effectonce.lane_run import LaneRun
 from effectonce.now import ClientNow, OursNow, now, store_now
 from effectonce.once import Once
-from effectonce.owned import Health, Owned, Stage, Task, health_of
+from effectonce.owned import Health, Owned, Pool, Stage, Task, health_of
 from effectonce.ports import Client, Clock, Keeper
 from effectonce.settings import config_problems, topic_problems
+from effectonce.signals import on_sigint, on_sigterm
+from effectonce.workers import PoolNow, Workers
 
 __all__ = ["END", "OnceConsumer"]
 
@@ -75,7 +77,7 @@ class OnceConsumer:
     """A Kafka consumer in which every event takes effect once. One thread runs it.
 
     config: confluent-kafka's own settings, under their own names. topics: names, no patterns.
-    `client`, `clock` and `keeper` are for simulation.
+    `client`, `clock`, `keeper` and `pool` are for simulation.
 
     Raises ConfigError at construction, StoreError where the store cannot be reached at all.
     """
@@ -89,6 +91,7 @@ class OnceConsumer:
         client: Client | None = None,
         clock: Clock | None = None,
         keeper: Keeper | None = None,
+        pool: Callable[[Handler, int], Pool] | None = None,
     ) -> None:
         problems = [*config_problems(config), *topic_problems(topics), *_once_problems(once)]
         if problems:
@@ -111,7 +114,9 @@ class OnceConsumer:
             self._topics,
             store_id=once.store.prepare(),
             drain=self._drain,
+            drain_seconds=self._drain_seconds,
         )
+        self._pool = pool or Workers
         self._ours_now = OursNow(self._assignment)
         self._limit = once.limits.batch
         self._loaned: Task | None = None
@@ -122,16 +127,32 @@ class OnceConsumer:
 
     # -- the public face -----------------------------------------------------------------------
 
-    def run(self, handler: Handler, *, until: Until = Until.STOPPED) -> None:
+    def run(
+        self,
+        handler: Handler,
+        *,
+        until: Until = Until.STOPPED,
+        lanes: int = 1,
+        order: str = "key",
+        lane: LaneOf | None = None,
+    ) -> None:
         """Call the handler for every event that has not taken effect yet.
 
         It is called with `(event)`, or `(event, tx)` for in-store effects. Returns on SIGTERM or
         `stop()`, and with `until=effectonce.END` once every partition is past the end that it had.
         What the handler returns is kept as the event's outcome. Raises the first partition's
         error once every assigned partition has stopped (and, with END, if any has).
+
+        `lanes`: so many handlers run at once, in threads. `order` says what they may rely on:
+        "key" (records of one record key in delivered order), "partition", or "none"; `lane(event)`
+        names what runs in order by itself, None where nothing must.
         """
         check_handler(handler, "event", in_store=self._once.in_store)
-        self._run(until, run_events, handler)
+        check_lanes(lanes, order, lane, in_store=self._once.in_store)
+        if lanes == 1 or self._once.in_store:
+            self._run(until, run_events, handler)
+        else:
+            self._run_lanes(until, handler, lanes, Order(order), lane)
 
     def run_batches(
         self,
@@ -186,6 +207,8 @@ class OnceConsumer:
     def stop(self) -> None:
         """Return from `run` after the event in the handler. Safe from signals and threads."""
         self._stopping = True
+        if (lanes := self._assignment.lanes) is not None:
+            lanes.halted = True
         if (task := self._assignment.busy) is not None:
             task.halted = True
 
@@ -222,15 +245,40 @@ class OnceConsumer:
     # -- the loop ------------------------------------------------------------------------------
 
     def _run(self, until: Until, run: Run, handler: Handler) -> None:
-        if until not in list(Until):
-            raise ConfigError([f"until={until!r}: effectonce.END, or left out"])
+        _check_until(until)
         self._start()
         if until is Until.END:
             now(self._assignment.wait_for_all)
-        with _on_sigterm(self.stop):
+        with on_sigterm(self.stop):
             while not self._done(until):
                 self._take_turn(run, handler)
         now(self._assignment.desk.collect)
+        self._raise_stopped(until)
+
+    def _run_lanes(
+        self, until: Until, handler: Handler, lanes: int, order: Order, lane: LaneOf | None
+    ) -> None:
+        """As `_run`; the threads are there while it lasts."""
+        _check_until(until)
+        self._start()
+        ours, pool = self._assignment, self._pool(handler, lanes)
+        loop = LaneRun(
+            self._once, store_now(self._once.store), ours, self._clock, PoolNow(pool),
+            lanes=lanes, order=order, lane=lane,
+        )  # fmt: skip
+        try:
+            if until is Until.END:
+                now(ours.wait_for_all)
+            with on_sigterm(self.stop), on_sigint() as interrupted:
+                while not (self._done(until) or loop.escaping or interrupted):
+                    now(loop.turn)
+                now(loop.finish, self._drain_seconds)
+        finally:
+            pool.stop()
+        if interrupted:
+            raise KeyboardInterrupt
+        if loop.escaping is not None:
+            raise loop.escaping
         self._raise_stopped(until)
 
     def _take_turn(self, run: Run, handler: Handler) -> None:
@@ -398,8 +446,10 @@ class OnceConsumer:
     def _take_over(self) -> None:
         """The last batch of the user's own loop ends here; a handler of `run` cannot."""
         self._settle_loan()
-        if self._assignment.busy is not None:
+        ours = self._assignment
+        if ours.busy is not None or (ours.lanes is not None and not ours.lanes.ended()):
             raise RuntimeError("this consumer is in a handler: return from it first, or stop()")
+        ours.lanes = None
 
     def _settle_loan(self) -> None:
         if (task := self._loaned) is not None:
@@ -417,21 +467,9 @@ def seen(ours: Assignment) -> Health:
     return Health(ok=well, partitions=rows)
 
 
-@contextmanager
-def _on_sigterm(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM drains, where the interpreter lets us hear it: in the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        stop()
-
-    before = signal.signal(signal.SIGTERM, on_signal)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _check_until(until: object) -> None:
+    if until not in list(Until):
+        raise ConfigError([f"until={until!r}: effectonce.END, or left out"])
 
 
 def _once_problems(once: object) -> Iterator[str]:

@@ -21,25 +21,19 @@ from typing import Final
 
 from effectonce.core.idle import let_time_pass
 from effectonce.core.outcome import encode_outcome
-from effectonce.core.plan import Columns, Decision, Pending, plan
+from effectonce.core.plan import Columns, Decision, Pending, Plan, plan
 from effectonce.core.settle import Ended, Moment, marked_rows, resolved_rows, settle
 from effectonce.core.stall import attempt, first_start, rest
-from effectonce.errors import (
-    HandlerFailed,
-    NotOpen,
-    StoreCorrupt,
-    StoreError,
-    StoreUnavailable,
-)
-from effectonce.event import Work
+from effectonce.errors import NotOpen, StoreCorrupt, StoreError, StoreUnavailable
+from effectonce.event import Source, Work
 from effectonce.hooks import (
-    BatchCommitted,
     PartitionStalled,
     Retrying,
     StoreOutage,
     emit,
     get_hooks,
 )
+from effectonce.identity import Identified
 from effectonce.model import (
     UNSET,
     Already,
@@ -47,6 +41,7 @@ from effectonce.model import (
     Commit,
     CommitResult,
     Conflict,
+    Known,
     Outcome,
     Position,
     Query,
@@ -57,7 +52,7 @@ from effectonce.once import Once
 from effectonce.owned import Owned, Stage, Task, Unsent
 from effectonce.ports import AsyncSendsAhead, AsyncStore, Clock, Reach, Records
 from effectonce.stores.commits import are_facts
-from effectonce.words import blocked, raised
+from effectonce.words import blocked, committed, gave_up, raised
 
 log = logging.getLogger("effectonce")
 
@@ -92,26 +87,15 @@ class Desk:
         if len(records) > 1 and records.offsets()[0] < owned.alone_below:
             owned.held.appendleft(records.part(1))
             records = records.part(0, 1)
-        identified = self._once.identity.identify(records)
-        columns = Columns(
-            owned.at,
-            records.offsets(),
-            identified.keys,
-            identified.fingerprints,
-            identified.problems,
-        )
-        (known,) = await self._store.lookup([Query(owned.at, columns.keys, owned.row.run)])
+        identified, columns = self.columns_of(owned, records)
+        known = await self.look_up(owned, columns)
         if not await self._goes_on(owned, records):
             return None
         if isinstance(known, StoreError):
-            owned.held.appendleft(records)
-            if isinstance(known, NotOpen):
-                self._stale(owned)
-            else:
-                self.store_failed(owned, known)
+            self.look_up_failed(owned, records, known)
             return None
         decided = plan(columns, known, owned.row.next, self._pending(), self._once.unidentified)
-        if len(decided.runs) and not await self._count_start(
+        if len(decided.runs) and not await self.count_start(
             owned, int(columns.offsets[decided.runs[0]])
         ):
             if owned.stage is Stage.RUNNING:  # else it begins anew, and they come once more
@@ -128,6 +112,25 @@ class Desk:
             maybe_repeated_below=owned.maybe_repeated_below,
         )
         return Task(owned, records, identified, columns, decided, work, known, transaction)
+
+    def columns_of(self, owned: Owned, records: Records) -> tuple[Identified, Columns]:
+        """What decisions need of them."""
+        found = self._once.identity.identify(records)
+        at, offsets = owned.at, records.offsets()
+        return found, Columns(at, offsets, found.keys, found.fingerprints, found.problems)
+
+    async def look_up(self, owned: Owned, columns: Columns) -> Known | StoreError:
+        """What the store knows of them."""
+        (known,) = await self._store.lookup([Query(owned.at, columns.keys, owned.row.run)])
+        return known
+
+    def look_up_failed(self, owned: Owned, records: Records, error: StoreError) -> None:
+        """They are held, and come once more."""
+        owned.held.appendleft(records)
+        if isinstance(error, NotOpen):
+            self._stale(owned)
+        else:
+            self.store_failed(owned, error)
 
     async def _goes_on(self, owned: Owned, records: Records) -> bool:
         """Whether `records` are next, once the commit on its way is answered; else they are held.
@@ -157,7 +160,7 @@ class Desk:
                 pending[raw[16 * row : 16 * row + 16]] = Pending(owned.at, fingerprint)
         return pending
 
-    async def _count_start(self, owned: Owned, offset: int) -> bool:
+    async def count_start(self, owned: Owned, offset: int) -> bool:
         """Count what may kill the process durably before it runs; false where that failed."""
         if offset < owned.alone_below:
             commit = attempt(owned.at, owned.row, offset, owned.next_serial())
@@ -194,7 +197,7 @@ class Desk:
         if isinstance(result, Stale):
             self._stale(owned)
         elif isinstance(result, Unknown):
-            owned.reopen()
+            self._drop(owned)
             self.store_failed(owned, result.error)
         return False
 
@@ -211,25 +214,41 @@ class Desk:
             failed = int(task.columns.offsets[max(work.failures)])
             owned.maybe_repeated_below = max(owned.maybe_repeated_below, failed + 1)
         resolved = resolved_rows(task.plan, work.endings)
-        commit = settle(
-            owned.row,
+        writes = task.transaction.writes() if task.transaction else ()
+        commit = self.settled(
+            owned,
             task.columns,
             task.plan,
-            Ended(
-                work.endings,
-                self._outcomes(work),
-                task.transaction.writes() if task.transaction else (),
-            ),
-            moment=self._moment(task, resolved),
-            half_ms=self._once.window.half_ms,
-            serial=owned.next_serial(),
-            on_existing=self._once.on_existing,
-            as_of=task.known.as_of,
+            Ended(work.endings, self._outcomes(work), writes),
+            self._moment(task, resolved),
+            task.known.as_of,
         )
         if commit is None:
             self._behind(task, resolved)
         else:
             await self._send(task, commit)
+
+    def settled(
+        self,
+        owned: Owned,
+        columns: Columns,
+        made: Plan,
+        ended: Ended,
+        moment: Moment,
+        as_of: int | None,
+    ) -> Commit | None:
+        """The commit that makes it true; None where nothing happened."""
+        return settle(
+            owned.row,
+            columns,
+            made,
+            ended,
+            moment=moment,
+            half_ms=self._once.window.half_ms,
+            serial=owned.next_serial(),
+            on_existing=self._once.on_existing,
+            as_of=as_of,
+        )
 
     def _outcomes(self, work: Work) -> dict[int, Outcome]:
         if not work.outcomes:
@@ -241,16 +260,20 @@ class Desk:
     def _moment(self, task: Task, resolved: int) -> Moment:
         # the last record's time stands for the batch: log time only has to rise (PROTOCOL 6)
         last = max(resolved - 1, 0)
-        records = task.records
-        wall_ms = self._clock.wall_ms()
         ahead = UNSET
         if resolved < task.plan.size and len(marked := marked_rows(task.plan, task.work.endings)):
             ahead = int(marked[-1])
+        records = task.records
+        return self.moment((records, last), (records, ahead) if ahead >= resolved else None)
+
+    def moment(self, passed: tuple[Source, int], ahead: tuple[Source, int] | None = None) -> Moment:
+        """Now, by the last record passed, and by the last that is marked behind a gap."""
+        records, last = passed
         return Moment(
             record_ms=records.timestamp_ms(last),
-            wall_ms=wall_ms,
+            wall_ms=self._clock.wall_ms(),
             leader_epoch=records.leader_epoch(last),
-            ahead_ms=records.timestamp_ms(ahead) if ahead >= resolved else UNSET,
+            ahead_ms=ahead[0].timestamp_ms(ahead[1]) if ahead is not None else UNSET,
         )
 
     async def resend(self, owned: Owned) -> None:
@@ -259,7 +282,7 @@ class Desk:
         assert unsent is not None
         owned.unsent = None
         (result,) = await self._store.commit([unsent.commit])
-        self._answered(owned, replace(unsent, sent_at=self._clock.monotonic()), result)
+        self.answered(owned, replace(unsent, sent_at=self._clock.monotonic()), result)
 
     @property
     def awaits_answer(self) -> bool:
@@ -279,7 +302,7 @@ class Desk:
             return
         unsent, owned.unsent = owned.unsent, None
         assert unsent.receipt is not None
-        self._answered(owned, unsent, await unsent.receipt())
+        self.answered(owned, unsent, await unsent.receipt())
 
     async def _send(self, task: Task, commit: Commit) -> None:
         """Ahead, where nothing but the next records can come after it."""
@@ -291,15 +314,20 @@ class Desk:
             self._sent = owned
             return
         (result,) = await self._store.commit([commit])
-        self._answered(owned, unsent, result)
+        self.answered(owned, unsent, result)
 
-    def _answered(self, owned: Owned, unsent: Unsent, result: CommitResult) -> None:
+    def answered(self, owned: Owned, unsent: Unsent, result: CommitResult) -> None:
+        """What became of a commit."""
         commit, task = unsent.commit, unsent.task
+        settlement, lanes = unsent.settlement, owned.lanes
+        if settlement is not None and lanes is not None and not isinstance(result, Unknown):
+            lanes.answered(settlement)  # refused, it is dropped; what ended since is told
         if isinstance(result, Applied | Already):
             owned.position = commit.position
             self.store_works(owned)
             if get_hooks():
-                self._report(owned, unsent, result)
+                seconds = self._clock.monotonic() - unsent.sent_at
+                emit(committed(owned, unsent, result, seconds))
             if task is not None:
                 self._behind(task, len(unsent.passed))
         elif isinstance(result, Conflict):
@@ -307,10 +335,10 @@ class Desk:
             if task is not None:
                 owned.held.appendleft(task.records)
             else:
-                owned.reopen()  # they come again from Kafka
+                self._drop(owned)  # they come again from Kafka
         elif isinstance(result, Stale):
             if are_facts(commit):
-                owned.refused = commit.position
+                owned.refuse(commit.position)
             self._stale(owned)
         else:
             owned.unsent = replace(unsent, receipt=None)
@@ -335,7 +363,7 @@ class Desk:
         elif task.plan.blocked_by is Decision.WAIT:
             owned.due = self._clock.monotonic() + STORE_WAIT_SECONDS
         elif task.plan.blocked_by is not None:
-            self.stop(owned, blocked(task, resolved, offset), offset)
+            self.stop(owned, blocked(owned.at, task.identified, resolved, offset), offset)
 
     def _failed_together(self, owned: Owned, offset: int, error: Exception) -> None:
         """No attempt at any of them: they are handed over one by one, and the culprit is found."""
@@ -358,21 +386,21 @@ class Desk:
         owned.attempt_offset, owned.attempts = offset, again
         retry = self._once.retry
         if again >= retry.attempts:
-            stopped = HandlerFailed(
-                f"{owned.at} offset {offset}: the handler failed {again} times, at last with "
-                f"{raised(error)}. Everything before it is committed, nothing "
-                "behind it was run; the record stays in Kafka. Mend the handler and restart"
-            )
-            stopped.__cause__ = error
-            self.stop(owned, stopped, offset)
+            self.stop(owned, gave_up(owned.at, offset, again, error), offset)
             return
         wait = retry.wait_seconds(again, random.random())
         owned.due = self._clock.monotonic() + wait
+        self.retrying(owned, offset, again, wait, error)
+
+    def retrying(
+        self, owned: Owned, offset: int, attempt: int, wait: float, error: BaseException
+    ) -> None:
+        """Say so."""
         log.warning(
             "%s offset %d: attempt %d of %d failed, next in %.1f s: %s",
-            owned.at, offset, again, retry.attempts, wait, raised(error),
+            owned.at, offset, attempt, self._once.retry.attempts, wait, raised(error),
         )  # fmt: skip
-        emit(Retrying(owned.at, offset, again, wait, error))
+        emit(Retrying(owned.at, offset, attempt, wait, error))
 
     # -- trouble -------------------------------------------------------------------------------
 
@@ -412,7 +440,14 @@ class Desk:
             "%s: the store stands elsewhere: someone else opened the partition, or it went back; "
             "dropping the work, opening", owned.at
         )  # fmt: skip
-        owned.reopen()
+        self._drop(owned)
+
+    def _drop(self, owned: Owned) -> None:
+        """Begin anew; where lanes run, as soon as nothing of it is in a handler."""
+        if owned.is_unsettled:
+            owned.dropped = True
+        else:
+            owned.reopen()
 
     async def verify(self, owned: Owned) -> None:
         """Send the row's own commit once more: Already where all is well, and nothing is written.
@@ -450,21 +485,3 @@ class Desk:
             (result,) = await self._store.commit([commit])
             if isinstance(result, Applied | Already):
                 owned.position = commit.position
-
-    def _report(self, owned: Owned, unsent: Unsent, result: CommitResult) -> None:
-        commit, decisions = unsent.commit, unsent.passed.tolist()
-        emit(
-            BatchCommitted(
-                at=owned.at,
-                delivered=len(decisions),
-                fresh=len(commit.markers) if commit.markers else 0,
-                repeats=decisions.count(Decision.REPEAT) + decisions.count(Decision.LEAN),
-                below=decisions.count(Decision.BELOW),
-                unprotected=decisions.count(Decision.UNPROTECTED),
-                existing=result.existing if isinstance(result, Applied) else 0,
-                next=commit.position.next,
-                handler_seconds=unsent.handler_seconds,
-                commit_seconds=self._clock.monotonic() - unsent.sent_at,
-                lag=max(owned.known_end - commit.position.next, 0) if owned.known_end >= 0 else -1,
-            )
-        )

@@ -39,6 +39,7 @@ class Source(Protocol):
     def keys(self) -> Sequence[bytes | None]: ...
     def headers(self) -> Sequence[Sequence[tuple[str, bytes | None]] | None]: ...
     def timestamp_ms(self, row: int) -> int: ...
+    def leader_epoch(self, row: int) -> int: ...
 
 
 class Texts(Protocol):
@@ -74,6 +75,7 @@ class Work:
         "records",
         "runs",
         "scope",
+        "tried",
     )
 
     def __init__(
@@ -103,6 +105,8 @@ class Work:
         """Told of each ending in a loop of the user's, where one call would look like a batch."""
         self.in_batch = False
         """A batch handler has begun, and its writes and endings are not settled yet."""
+        self.tried: set[int] = set()
+        """Rows of lanes that have run before, here, and failed."""
         self._open: dict[int, object] = {}
         self._left: set[int] = set()
 
@@ -163,6 +167,12 @@ class Work:
 
     def has_failed(self, row: int) -> bool:
         return self.marks[row] == Ending.FAILED
+
+    def try_again(self, row: int) -> BaseException | None:
+        """A row of a lane has failed, and is as if it were untouched; what failed it."""
+        self.marks[row] = Ending.UNTOUCHED
+        self.tried.add(row)
+        return self.failures.pop(row, None)
 
     def finish(self, rows: Rows) -> None:
         """A batch handler returned: what it did not mark is done."""
@@ -241,7 +251,8 @@ class Event:
 
         Always false for in-store effects, which were rolled back.
         """
-        return self.offset < self._work.maybe_repeated_below
+        work = self._work
+        return self.offset < work.maybe_repeated_below or self._row in work.tried
 
     def json(self) -> Any:
         """The value as JSON, typed as `json.loads` is. Raises ValueError where it is none."""

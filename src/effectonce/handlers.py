@@ -20,8 +20,9 @@ from typing import Final, TypeAlias
 
 from effectonce.errors import ConfigError
 from effectonce.event import Batch, Event
+from effectonce.hooks import BatchStarted, around_batch
 from effectonce.model import UNSET, Ending, Rows
-from effectonce.owned import Task
+from effectonce.owned import Flight, Task
 
 # as plain numbers: an enum's member is looked up by name each time
 _UNTOUCHED, _DONE, _FAILED = int(Ending.UNTOUCHED), int(Ending.DONE), int(Ending.FAILED)
@@ -123,6 +124,22 @@ def _run_outside(task: Task, handler: Handler, ends_slice: Check) -> BaseExcepti
         if ends_slice() or marks[row] == _FAILED:
             return None
     return None
+
+
+def run_flight(flight: Flight, handler: Handler) -> None:
+    """Run one event of a lane, outside; raises nothing, be it in another thread."""
+    work, row = flight.work, flight.index
+    event = Event(work, row)
+    try:
+        with around_batch(BatchStarted(flight.owned.at, 1, 1, 0)):
+            outcome = handler(event)
+        if outcome is not None:
+            check_ran(outcome)
+        if work.is_untouched(row):
+            work.done(row, outcome)
+    except BaseException as error:  # noqa: BLE001 - sys.exit too is let through once settled
+        work.failed(row, error)
+        flight.escaping = let_through(error)
 
 
 def run_batch(task: Task, handler: Handler, ends_slice: Check) -> BaseException | None:

@@ -12,19 +12,32 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Protocol
 
 from effectonce.core.plan import Columns, Decisions, Plan
 from effectonce.core.rival import NOT_KNOWN, RIVALS
 from effectonce.core.settle import FIRST_SERIAL, SERIAL_BITS
+from effectonce.core.stretch import Settlement
 from effectonce.event import Work
 from effectonce.identity import Identified
+from effectonce.in_lanes import InLanes
 from effectonce.model import UNSET, Commit, CommitResult, Known, Opened, Partition, Position
 from effectonce.ports import Records, TopicPartition, Transaction
 
-__all__ = ["Health", "Owned", "PartitionHealth", "Stage", "Task", "Unsent"]
+__all__ = [
+    "AsyncPool",
+    "Flight",
+    "Health",
+    "Owned",
+    "PartitionHealth",
+    "Pool",
+    "Stage",
+    "Task",
+    "Unsent",
+]
 
 
 def _serial_base() -> int:
@@ -73,6 +86,8 @@ class Unsent:
     the next one was fetched made Python's collector run in full: 1,250 ns a message."""
     receipt: Callable[[], Awaitable[CommitResult]] | None = None
     """It is on its way for the first time, and this brings the answer."""
+    settlement: Settlement | None = None
+    """What it settles of the partition's lanes."""
 
 
 @dataclass(slots=True, eq=False)
@@ -129,6 +144,10 @@ class Owned:
     released: bool = False
     anew: bool = False
     """To begin anew, as soon as nothing of it is in a handler or without an answer."""
+    dropped: bool = False
+    """The same, for a commit that was stale: nothing starts, what has ended is told as a fact."""
+    lanes: InLanes | None = None
+    """What it has in memory where handlers run side by side."""
 
     @property
     def key(self) -> TopicPartition:
@@ -145,18 +164,75 @@ class Owned:
         assert self.position is not None, f"{self.at} has not begun"
         return self.position
 
+    @property
+    def is_unsettled(self) -> bool:
+        """Something of it is in a lane's handler, or ended there and is not settled yet."""
+        return self.lanes is not None and self.lanes.is_unsettled
+
     def next_serial(self) -> int:
         self.serial += 1
         return self.serial_base + self.serial - 1
+
+    def refuse(self, position: Position) -> None:
+        """A commit was stale and has left its markers; so has another before it, perhaps."""
+        before = self.refused.marked_until if self.refused is not None else UNSET
+        self.refused = replace(position, marked_until=max(position.marked_until, before))
 
     def reopen(self) -> None:
         """Begin anew: the next owner of this partition is, once more, this one."""
         self.stage = Stage.OPENING
         self.ran = self.ran or self.counted
         self.serial_base = _serial_base()
-        self.opened = self.position = self.unsent = None
+        self.opened = self.position = self.unsent = self.lanes = None
         self.held.clear()
-        self.serial, self.counted, self.due, self.anew = FIRST_SERIAL, False, 0.0, False
+        self.serial, self.counted, self.due = FIRST_SERIAL, False, 0.0
+        self.anew = self.dropped = False
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """One record of a lane, in the handler. How it ended stands in `work`."""
+
+    owned: Owned
+    lanes: InLanes
+    """Those that it was started from: the partition may have others by now."""
+    work: Work
+    index: int
+    row: int
+    attempt: int
+    began: float
+    seconds: float = 0.0
+    escaping: BaseException | None = None
+    """What must be let through, once all is settled."""
+
+    @property
+    def offset(self) -> int:
+        return int(self.work.records.offsets()[self.index])
+
+    @property
+    def is_late(self) -> bool:
+        """The partition was given up, or has begun anew, meanwhile."""
+        return self.owned.released or self.owned.lanes is not self.lanes
+
+
+class Pool(Protocol):
+    """Whoever runs the handlers of lanes. Flights come back as they end."""
+
+    def start(self, flight: Flight) -> None: ...
+    def ended(self, seconds: float) -> Sequence[Flight]:
+        """All that have ended since; waits for the first at most so long."""
+        ...
+
+    def stop(self) -> None:
+        """Nothing is started any more; a handler that hangs is not waited for."""
+        ...
+
+
+class AsyncPool(Protocol):
+    """As `Pool`, for coroutines."""
+
+    def start(self, flight: Flight) -> None: ...
+    async def ended(self, seconds: float) -> Sequence[Flight]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +243,8 @@ class PartitionHealth:
     stage: str
     next: int
     error: str | None
+    held: int = 0
+    """Records of its lanes in memory: from `next`, the oldest that is not over, on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +256,11 @@ class Health:
 
 
 def health_of(owned: Owned) -> PartitionHealth:
-    position = owned.position
+    position, in_lanes = owned.position, owned.lanes
     return PartitionHealth(
         at=owned.at,
         stage=owned.stage.value,
         next=position.next if position else UNSET,
         error=str(owned.error) if owned.error else None,
+        held=len(in_lanes.lanes) if in_lanes else 0,
     )

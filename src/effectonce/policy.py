@@ -119,11 +119,16 @@ class Limits:
     consumer by default."""
     drain_seconds: float = 10.0
     """How long a revoke waits for the record in the handler."""
+    held: int = 10_000
+    """Records of one partition in memory while its lanes run, before it is paused: also how far
+    they may run ahead of a record that is stuck."""
 
     def problems(self) -> Iterator[str]:
         # the packed row counts its records in 16 bits
-        if not _is(int, self.batch) or not 1 <= self.batch <= np.iinfo(np.uint16).max:
-            yield f"Limits(batch={self.batch!r}): from 1 to 65535"
+        for name in ("batch", "held"):
+            value = getattr(self, name)
+            if not _is(int, value) or not 1 <= value <= np.iinfo(np.uint16).max:
+                yield f"Limits({name}={value!r}): from 1 to 65535"
         for name in ("commit_seconds", "outcome_bytes", "handler_timeout_seconds", "drain_seconds"):
             value = getattr(self, name)
             if not _is(Real, value) or not value > 0:

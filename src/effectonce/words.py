@@ -1,4 +1,4 @@
-"""What people are told of a record that holds up its partition."""
+"""What people are told: of a record that holds up its partition, and of a commit."""
 
 from __future__ import annotations
 
@@ -6,15 +6,17 @@ import traceback
 from pathlib import PurePath
 
 from effectonce.core.plan import Decision
-from effectonce.errors import IdReused, PartitionStopped, Unidentified
-from effectonce.owned import Task
+from effectonce.errors import HandlerFailed, IdReused, PartitionStopped, Unidentified
+from effectonce.hooks import BatchCommitted
+from effectonce.identity import Identified
+from effectonce.model import Already, Applied, Partition
+from effectonce.owned import Owned, Unsent
 
 
-def blocked(task: Task, row: int, offset: int) -> PartitionStopped:
+def blocked(at: Partition, identified: Identified, row: int, offset: int) -> PartitionStopped:
     """Why a record that the position cannot pass stops its partition."""
-    at = task.owned.at
-    if task.plan.blocked_by is Decision.UNIDENTIFIED:
-        problem = task.identified.problems[row]
+    problem = identified.problems.get(row)
+    if problem is not None:
         return Unidentified(
             f"{at} offset {offset}: no usable event ID: {problem.text}. Everything before it "
             "is committed; the record stays in Kafka. Mend the producer or `identify`, or pass "
@@ -27,6 +29,20 @@ def blocked(task: Task, row: int, offset: int) -> PartitionStopped:
     )
 
 
+def gave_up(
+    at: Partition, offset: int, attempts: int, error: BaseException, *, in_lanes: bool = False
+) -> HandlerFailed:
+    """Why a record that failed as often as it may stops its partition."""
+    behind = "what was done behind it is marked" if in_lanes else "nothing behind it was run"
+    failed = HandlerFailed(
+        f"{at} offset {offset}: the handler failed {attempts} times, at last with "
+        f"{raised(error)}. Everything before it is committed, {behind}; the record stays in "
+        "Kafka. Mend the handler and restart"
+    )
+    failed.__cause__ = error
+    return failed
+
+
 def raised(error: BaseException) -> str:
     """What a handler raised, and in which line; not its text, in which an event ID may stand.
 
@@ -37,3 +53,23 @@ def raised(error: BaseException) -> str:
         if not str(frame.f_globals.get("__name__")).startswith("effectonce."):
             return f"{name} in {PurePath(frame.f_code.co_filename).name}, line {line}"
     return name
+
+
+def committed(
+    owned: Owned, unsent: Unsent, result: Applied | Already, seconds: float
+) -> BatchCommitted:
+    """What became durable, for the hooks; the answer took so many seconds."""
+    commit, decisions = unsent.commit, unsent.passed.tolist()
+    return BatchCommitted(
+        at=owned.at,
+        delivered=len(decisions),
+        fresh=len(commit.markers) if commit.markers else 0,
+        repeats=decisions.count(Decision.REPEAT) + decisions.count(Decision.LEAN),
+        below=decisions.count(Decision.BELOW),
+        unprotected=decisions.count(Decision.UNPROTECTED),
+        existing=result.existing if isinstance(result, Applied) else 0,
+        next=commit.position.next,
+        handler_seconds=unsent.handler_seconds,
+        commit_seconds=seconds,
+        lag=max(owned.known_end - commit.position.next, 0) if owned.known_end >= 0 else -1,
+    )

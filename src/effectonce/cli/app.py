@@ -138,6 +138,7 @@ class Effects(Enum):
 
     IN_STORE = "in-store"
     OUTSIDE = "outside-repeat"
+    LANES = "outside-lanes"
 
 
 @app.command()

@@ -112,6 +112,11 @@ class Lanes:
     def in_flight(self) -> int:
         return len(self._in_flight)
 
+    def pending(self, key: bytes) -> int | None:
+        """The fingerprint of the record that runs under this key, until a commit has marked it."""
+        one = self.keys.get(key)
+        return None if one is None or self._stretch.has_marker(one[0]) else one[1]
+
     # -- coming in -----------------------------------------------------------------------------
 
     def room(self, offset: int) -> int:
@@ -181,9 +186,7 @@ class Lanes:
 
     def _still_waits(self) -> bool:
         """Whether the record behind waits for one of ours, so that a look-up would not help yet."""
-        if self._waits_for is None or (one := self.keys.get(self._waits_for)) is None:
-            return False
-        return not self._stretch.has_marker(one[0])
+        return self._waits_for is not None and self.pending(self._waits_for) is not None
 
     # -- starting ------------------------------------------------------------------------------
 

@@ -24,6 +24,7 @@ from effectonce.errors import BrokerError
 from effectonce.identity import only_header
 from effectonce.model import UNSET, Committed, Offsets
 from effectonce.ports import Headers, TopicPartition
+from effectonce.testing.simulator.in_lanes import key_for
 
 SESSION_SECONDS: Final = 1.5
 REBALANCE_SECONDS: Final = 3.0
@@ -69,7 +70,7 @@ class LogRecords:
         return [e.value for e in self._entries]
 
     def keys(self) -> Sequence[bytes | None]:
-        return [None] * len(self._entries)
+        return [key_for(e.event) for e in self._entries]
 
     def headers(self) -> Sequence[Headers]:
         return [e.headers for e in self._entries]

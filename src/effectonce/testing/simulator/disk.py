@@ -183,6 +183,10 @@ class SimStore:
         self._process.world.judge.asked(self._process.name)
         if fate.before or fate.after:
             return [StoreUnavailable("simulated") for _ in queries]
+        if self._process.world.lanes is not None:
+            for query in queries:
+                asked_for = self._process.world.judge.asked_for
+                asked_for(self._process.name, query.at, split(query.keys))
         return [self._disk.known(query.at, query.keys, query.run) for query in queries]
 
     def commit(self, commits: Sequence[Commit]) -> list[CommitResult]:
@@ -219,9 +223,15 @@ class SimStore:
 
     def release(self, at: Partition) -> None:
         self._process.enter("store.release")
-        busy = self._process.running == (at.topic, at.number)
-        said = self._process.world.judge.released
-        said(at, self._process.name, self._process.steps, busy=busy)
+        running = self._process.running.values()
+        late = [event.offset for event in running if event.partition == at.number]
+        self._process.world.judge.released(
+            at,
+            self._process.name,
+            self._process.steps,
+            busy=bool(late),
+            late=late if self._process.world.lanes is not None else None,
+        )
         if self._disk.locks.get(at) == self._process.name:
             del self._disk.locks[at]
 

@@ -11,12 +11,14 @@
 | moved back             | a position went back, and no operator or store fault moved it        |
 | stale applied          | a commit of a former epoch was applied                               |
 | epoch handed out twice | two ownership periods of a partition cannot be told apart            |
+| out of order           | in one ownership, a lane's effects are not in delivered order, or    |
+|                        | two of its records run at once; across a crash they only replay      |
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -58,6 +60,46 @@ class Effect:
     """Its maker has given the partition up since, in good order: that may not leave a doubt."""
 
 
+Place = tuple[str, int, bytes]
+"""A lane: whose, in which partition."""
+
+
+@dataclass(slots=True)
+class LaneJudge:
+    """What ran in each lane. A handler is known by whatever runs it."""
+
+    broken: Callable[[str, str], None]
+    running: dict[object, Place] = field(default_factory=dict)
+    last: dict[Place, int] = field(default_factory=dict)
+    """The last offset that took effect, in this ownership."""
+
+    def begins(self, runner: object, process: str, event: Event, lane: bytes | None) -> None:
+        if lane is None:
+            return
+        place = process, event.partition, lane
+        if place in self.running.values():
+            self.broken("out of order", f"two at once in {place}, one at {event.offset}")
+        self._look(place, event.offset)
+        self.running[runner] = place
+
+    def takes_effect(self, runner: object, offset: int) -> None:
+        if (place := self.running.get(runner)) is not None:
+            self._look(place, offset)
+            self.last[place] = offset
+
+    def _look(self, place: Place, offset: int) -> None:
+        if offset < self.last.get(place, offset):
+            self.broken("out of order", f"{offset} after {self.last[place]} in {place}")
+
+    def ends(self, runner: object) -> None:
+        self.running.pop(runner, None)
+
+    def opened(self, process: str, partition: int) -> None:
+        """Another ownership begins."""
+        for place in [place for place in self.last if place[:2] == (process, partition)]:
+            del self.last[place]
+
+
 @dataclass(slots=True)
 class Judge:
     """What a run did, as the target and the disk saw it."""
@@ -87,7 +129,13 @@ class Judge:
     begun, may be gone, and Kafka hears of him but once a second."""
     looked: dict[str, float] = field(default_factory=dict)
     """When each process last asked the store what it knows."""
+    looked_for: dict[tuple[str, int, str], float] = field(default_factory=dict)
+    """The same of an event, in lanes, by the partition that its record came in."""
     errors: list[str] = field(default_factory=list)
+    lanes: LaneJudge = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.lanes = LaneJudge(self.broken)
 
     def broken(self, invariant: str, why: str) -> None:
         self.violations.append(Violation(invariant, why))
@@ -111,7 +159,7 @@ class Judge:
         # a zombie looked up before its successor marked: who no longer owns repeats with a doubt
         owns = self.owners.get(event.partition) == process
         for effect in before if owns and name not in self.aged else ():
-            if not effect.doubt and self._excludes(effect, process, event.partition):
+            if not effect.doubt and self._excludes(effect, process, event.partition, name):
                 what = "was not marked" if effect.marked_at is None else "was marked"
                 why = f"{name} by {process}; the first, by {effect.process}, {what}"
                 self.broken("undoubted repeat", why)
@@ -120,9 +168,10 @@ class Judge:
                 self.broken("not told", f"{name} by {process}; the first, by {effect.process}")
         before.append(Effect(process, event.partition, doubt=not owns, offset=event.offset))
 
-    def _excludes(self, effect: Effect, process: str, partition: int) -> bool:
+    def _excludes(self, effect: Effect, process: str, partition: int, name: str) -> bool:
         """Whether `process` could know of that effect: else two copies ran at the same time."""
         looked = self.looked.get(process, 0.0)
+        looked = self.looked_for.get((process, partition, name), looked)
         if effect.partition != partition and self.reach is not Reach.SHARED:
             return False
         if effect.partition == partition or effect.process == process:
@@ -135,6 +184,15 @@ class Judge:
     def asked(self, process: str) -> None:
         """It looked into the store."""
         self.looked[process] = self.schedule.now
+
+    def asked_for(self, process: str, at: Partition, keys: Iterable[bytes]) -> None:
+        """It was answered, for these keys: in lanes they run later than others it asked for.
+
+        The first time counts: a copy may be asked for again while the record waits for its lane.
+        """
+        for key in keys:
+            name = self.keys.get(key, "")
+            self.looked_for.setdefault((process, at.number, name), self.schedule.now)
 
     def raised(self, process: str, name: str) -> None:
         """The handler of that event raised: if it had its effect, that is in doubt.
@@ -162,6 +220,9 @@ class Judge:
         if epoch <= self.epochs.get(at.number, 0):
             self.broken("epoch handed out twice", f"{epoch} of {at} to {process}")
         self.epochs[at.number] = epoch
+        self.lanes.opened(process, at.number)
+        for asked in [a for a in self.looked_for if a[:2] == (process, at.number)]:
+            del self.looked_for[asked]
         self.owners[at.number] = process
         self.unheard.discard(at.number)
         # whoever opens it once more himself has been told why (stale), and that is counted there
@@ -174,11 +235,25 @@ class Judge:
         else:
             self.unanswered[process, at.number] = step
 
-    def released(self, at: Partition, process: str, step: int, *, busy: bool) -> None:
+    def released(
+        self,
+        at: Partition,
+        process: str,
+        step: int,
+        *,
+        busy: bool,
+        late: Collection[int] | None = None,
+    ) -> None:
         """What it tried to commit in vain, as it gave the partition up, is in doubt.
 
-        What it did not even try at that moment is not.
+        What it did not even try at that moment is not; but for `late` records, which lanes have in
+        their handlers still.
         """
+        if late is not None:
+            here = [(process, at.number, offset) for offset in late]
+            self._doubt(lambda e: (e.process, e.partition, e.offset) in here)
+            if self.owners.get(at.number) == process:
+                del self.owners[at.number]
         if self.unanswered.get((process, at.number)) == step - 1:
             self._doubt(lambda e: e.process == process and e.partition == at.number)
         for effects in self.effects.values() if not busy else ():  # a late one says so itself

@@ -6,9 +6,7 @@ A mutant that survives means that a test or a fault is missing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from inspect import iscoroutinefunction
+from dataclasses import replace
 from typing import Any, Final
 from unittest.mock import patch
 
@@ -27,64 +25,25 @@ from effectonce.event import Work
 from effectonce.model import Applied, Known, OnExisting, Opened, Stale, Unknown
 from effectonce.once import Once
 from effectonce.ports import Reach
-from effectonce.stores.commits import select
 from effectonce.testing.simulator import disk
+from effectonce.testing.simulator.breaking import (
+    Mutant,
+    all_done,
+    nothing,
+    position,
+    some_markers,
+    swap,
+    takes_for_applied,
+    to_the_end,
+)
 from effectonce.testing.simulator.disk import Disk, SimSharedStore, SimStore
+from effectonce.testing.simulator.mutants_of_lanes import MUTANTS_OF_LANES
 from effectonce.testing.simulator.process import SimClient
 from effectonce.testing.simulator.world import Mode, Report, attempt
-
-Break = Callable[[], AbstractContextManager[object]]
-
-
-@dataclass(frozen=True, slots=True)
-class Mutant:
-    """One breakage, and where it can be seen."""
-
-    name: str
-    broken: Break
-    mode: Mode = Mode.IN_STORE
-    reach: Reach = Reach.EMBEDDED
-
-
-def _swap(owner: Any, name: str, make: Callable[[Any], Any]) -> Break:
-    """Replace `owner.name` by what `make` makes of it."""
-
-    def broken() -> Any:
-        real = getattr(owner, name)
-        made = make(real)
-        plain = iscoroutinefunction(real) and not iscoroutinefunction(made)
-        return patch.object(owner, name, _awaited(made) if plain else made)
-
-    return broken
-
-
-def _awaited(made: Callable[..., Any]) -> Callable[..., Any]:
-    async def answers(*args: Any, **named: Any) -> Any:
-        return made(*args, **named)
-
-    return answers
-
-
-def _position(commit_field: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
-    """A settle whose commit is changed: `commit_field(commit, columns)` gives the new one."""
-
-    def make(real: Any) -> Any:
-        def broken(position: Any, columns: Any, *rest: Any, **named: Any) -> Any:
-            commit = real(position, columns, *rest, **named)
-            return None if commit is None else commit_field(commit, columns)
-
-        return broken
-
-    return make
 
 
 def _moved(by: int) -> Callable[[Any, Any], Any]:
     return lambda c, _: replace(c, position=replace(c.position, next=c.position.next + by))
-
-
-def _to_the_end(commit: Any, columns: Any) -> Any:
-    end = int(columns.offsets[-1]) + 1
-    return replace(commit, position=replace(commit.position, next=end))
 
 
 def _plan(change: Callable[[Plan, Any], Plan]) -> Callable[[Any], Any]:
@@ -125,11 +84,6 @@ def _judge_without(answer: type) -> Callable[[Any], Any]:
     return make
 
 
-def _nothing(real: Any) -> Any:
-    del real
-    return lambda *a, **k: None
-
-
 def _begin(change: Callable[[Any, Any], Any]) -> Callable[[Any], Any]:
     """A start whose decision is changed."""
 
@@ -166,16 +120,6 @@ def _at_the_end(decided: Any, s: Any) -> Any:
 def _no_write(decided: Any, s: Any) -> Any:
     del s
     return replace(decided, write=False)
-
-
-def _takes_for_applied(answer: type) -> Callable[[Any], Any]:
-    def make(real: Any) -> Any:
-        def commit(self: Any, commits: Any) -> Any:
-            return [Applied() if isinstance(r, answer) else r for r in real(self, commits)]
-
-        return commit
-
-    return make
 
 
 def _resend_anew(real: Any) -> Any:
@@ -245,17 +189,6 @@ def _follows_whatever(real: Any) -> Any:
 def _behind_dropped(real: Any) -> Any:
     del real
     return lambda self, task, resolved: None
-
-
-def _all_done(real: Any) -> Any:
-    """A raise counts as done."""
-
-    def failed(self: Any, row: int, error: BaseException) -> None:
-        del error
-        self.marks[row] = 1
-
-    del real
-    return failed
 
 
 def _ignored(real: Any) -> Any:
@@ -328,99 +261,89 @@ def _without(**fields: Any) -> Callable[[Any, Any], Any]:
     return lambda c, _: replace(c, **fields)
 
 
-def _some_markers(commit: Any, columns: Any) -> Any:
-    """Records behind a gap leave no marker, though their effects do."""
-    del columns
-    m, end = commit.markers, commit.position.next
-    if m is None or int(m.offsets[-1]) < end:
-        return commit
-    return replace(commit, markers=select(m, m.offsets < end))
-
-
 _S, _R = Mode.OUTSIDE, Reach.SHARED
-NO_FENCE: Final = _swap(disk, "judge", _judge_without(Stale))
+NO_FENCE: Final = swap(disk, "judge", _judge_without(Stale))
 
 MUTANTS: Final = (
     Mutant("skip the epoch check", NO_FENCE, reach=_R),
     Mutant("skip the epoch check, outside", NO_FENCE, mode=_S, reach=_R),
-    Mutant("epoch is never bumped", _swap(Disk, "open", _same_epoch), reach=_R),
-    Mutant("no marker", _swap(desk, "settle", _position(_without(markers=None)))),
-    Mutant("no marker, outside", _swap(desk, "settle", _position(_without(markers=None))), mode=_S),
-    Mutant("no effects in the commit", _swap(desk, "settle", _position(_without(writes=())))),
-    Mutant("position one too far", _swap(desk, "settle", _position(_moved(1)))),
-    Mutant("position ten too far", _swap(desk, "settle", _position(_moved(10)))),
-    Mutant("position one short", _swap(desk, "settle", _position(_moved(-1)))),
-    Mutant("commit past a gap", _swap(desk, "settle", _position(_to_the_end))),
-    Mutant("commit past a gap, outside", _swap(desk, "settle", _position(_to_the_end)), mode=_S),
-    Mutant("repeats run", _swap(desk, "plan", _plan(_runs(Decision.REPEAT))), mode=_S),
-    Mutant("drop the twin rule", _swap(desk, "plan", _plan(_runs(Decision.LEAN)))),
-    Mutant(
-        "drop the twin rule, outside", _swap(desk, "plan", _plan(_runs(Decision.LEAN))), mode=_S
-    ),
-    Mutant("the last to run is forgotten", _swap(desk, "plan", _plan(_forget_last))),
-    Mutant("look-ups see nothing", _swap(Disk, "known", _none_seen), mode=_S),
-    Mutant("look-ups see what is new", _swap(Disk, "known", _all_seen)),
-    Mutant("trust Kafka over the store", _swap(begin, "start", _begin(_trust_kafka))),
-    Mutant("begin one late", _swap(begin, "start", _begin(_shifted(1)))),
-    Mutant("begin ten late", _swap(begin, "start", _begin(_shifted(10)))),
-    Mutant("begin at the end", _swap(begin, "start", _begin(_at_the_end))),
-    Mutant("a start's row is not written", _swap(begin, "start", _begin(_no_write))),
+    Mutant("epoch is never bumped", swap(Disk, "open", _same_epoch), reach=_R),
+    Mutant("no marker", swap(desk, "settle", position(_without(markers=None)))),
+    Mutant("no marker, outside", swap(desk, "settle", position(_without(markers=None))), mode=_S),
+    Mutant("no effects in the commit", swap(desk, "settle", position(_without(writes=())))),
+    Mutant("position one too far", swap(desk, "settle", position(_moved(1)))),
+    Mutant("position ten too far", swap(desk, "settle", position(_moved(10)))),
+    Mutant("position one short", swap(desk, "settle", position(_moved(-1)))),
+    Mutant("commit past a gap", swap(desk, "settle", position(to_the_end))),
+    Mutant("commit past a gap, outside", swap(desk, "settle", position(to_the_end)), mode=_S),
+    Mutant("repeats run", swap(desk, "plan", _plan(_runs(Decision.REPEAT))), mode=_S),
+    Mutant("drop the twin rule", swap(desk, "plan", _plan(_runs(Decision.LEAN)))),
+    Mutant("drop the twin rule, outside", swap(desk, "plan", _plan(_runs(Decision.LEAN))), mode=_S),
+    Mutant("the last to run is forgotten", swap(desk, "plan", _plan(_forget_last))),
+    Mutant("look-ups see nothing", swap(Disk, "known", _none_seen), mode=_S),
+    Mutant("look-ups see what is new", swap(Disk, "known", _all_seen)),
+    Mutant("trust Kafka over the store", swap(begin, "start", _begin(_trust_kafka))),
+    Mutant("begin one late", swap(begin, "start", _begin(_shifted(1)))),
+    Mutant("begin ten late", swap(begin, "start", _begin(_shifted(10)))),
+    Mutant("begin at the end", swap(begin, "start", _begin(_at_the_end))),
+    Mutant("a start's row is not written", swap(begin, "start", _begin(_no_write))),
     Mutant(
         "a recreated topic is not seen",
-        _swap(start, "_same_topic", lambda real: lambda one, other: True),
+        swap(start, "_same_topic", lambda real: lambda one, other: True),
     ),
-    Mutant("topic ids are never compared", _swap(Assignment, "_compare", _nothing)),
-    Mutant("a lost position is not heard", _swap(Assignment, "on_position_gone", _nothing)),
-    Mutant("unknown is taken for applied", _swap(SimStore, "commit", _takes_for_applied(Unknown))),
+    Mutant("topic ids are never compared", swap(Assignment, "_compare", nothing)),
+    Mutant("a lost position is not heard", swap(Assignment, "on_position_gone", nothing)),
+    Mutant("unknown is taken for applied", swap(SimStore, "commit", takes_for_applied(Unknown))),
     Mutant(
         "unknown is taken for applied, outside",
-        _swap(SimStore, "commit", _takes_for_applied(Unknown)),
+        swap(SimStore, "commit", takes_for_applied(Unknown)),
         mode=_S,
     ),
     Mutant(
-        "stale is taken for applied", _swap(SimStore, "commit", _takes_for_applied(Stale)), reach=_R
+        "stale is taken for applied", swap(SimStore, "commit", takes_for_applied(Stale)), reach=_R
     ),
-    Mutant("unknown is planned anew", _swap(Desk, "resend", _resend_anew), mode=_S),
-    Mutant("unknown is forgotten", _swap(Desk, "resend", _drop_unsent)),
-    Mutant("unknown begins anew", _swap(Desk, "_send", _reopened), mode=_S),
+    Mutant("unknown is planned anew", swap(Desk, "resend", _resend_anew), mode=_S),
+    Mutant("unknown is forgotten", swap(Desk, "resend", _drop_unsent)),
+    Mutant("unknown begins anew", swap(Desk, "_send", _reopened), mode=_S),
     Mutant(
         "unknown is not sent again at a release",
-        _swap(Assignment, "release", _not_sent_again),
+        swap(Assignment, "release", _not_sent_again),
         mode=_S,
     ),
-    Mutant("forget pending keys", _swap(Desk, "_pending", _nothing), mode=_S, reach=_R),
-    Mutant("whom a commit follows is ignored", _swap(disk, "judge", _follows_whatever), reach=_R),
-    Mutant("stale is not reopened", _swap(Desk, "_stale", _nothing), reach=_R),
-    Mutant("records behind are dropped", _swap(Desk, "_behind", _behind_dropped)),
-    Mutant("a failure counts as done", _swap(Work, "failed", _all_done)),
-    Mutant("a failure counts as done, outside", _swap(Work, "failed", _all_done), mode=_S),
-    Mutant("a failure counts as ignored", _swap(Work, "failed", _ignored)),
-    Mutant("a failed event's writes stay", _swap(Work, "leave", _kept_writes)),
-    Mutant("marks behind a gap are left out", _swap(desk, "settle", _position(_some_markers))),
+    Mutant("forget pending keys", swap(Desk, "_pending", nothing), mode=_S, reach=_R),
+    Mutant("whom a commit follows is ignored", swap(disk, "judge", _follows_whatever), reach=_R),
+    Mutant("stale is not reopened", swap(Desk, "_stale", nothing), reach=_R),
+    Mutant("records behind are dropped", swap(Desk, "_behind", _behind_dropped)),
+    Mutant("a failure counts as done", swap(Work, "failed", all_done)),
+    Mutant("a failure counts as done, outside", swap(Work, "failed", all_done), mode=_S),
+    Mutant("a failure counts as ignored", swap(Work, "failed", _ignored)),
+    Mutant("a failed event's writes stay", swap(Work, "leave", _kept_writes)),
+    Mutant("marks behind a gap are left out", swap(desk, "settle", position(some_markers))),
     Mutant(
         "an existing marker is no conflict",
         lambda: patch.object(Once, "on_existing", property(lambda self: OnExisting.KEEP_FIRST)),
         reach=_R,
     ),
-    Mutant("one generation is kept", _swap(generation, "KEPT", lambda real: 1)),
-    Mutant("the horizon never rises", _swap(settle, "turn", _same_horizon)),
-    Mutant("the horizon never rises, outside", _swap(settle, "turn", _same_horizon), mode=_S),
+    Mutant("one generation is kept", swap(generation, "KEPT", lambda real: 1)),
+    Mutant("the horizon never rises", swap(settle, "turn", _same_horizon)),
+    Mutant("the horizon never rises, outside", swap(settle, "turn", _same_horizon), mode=_S),
     Mutant(
         "expire by wall clock",
-        _swap(settle, "advance_log_time", lambda real: lambda log, record, wall, last: wall),
+        swap(settle, "advance_log_time", lambda real: lambda log, record, wall, last: wall),
     ),
-    Mutant("the lock is not given up", _swap(SimStore, "release", _nothing)),
-    Mutant("a revoke settles nothing", _swap(Assignment, "give_up", _nothing)),
+    Mutant("the lock is not given up", swap(SimStore, "release", nothing)),
+    Mutant("a revoke settles nothing", swap(Assignment, "give_up", nothing)),
     Mutant(
         "what ends during a revoke is not settled",
-        _swap(Desk, "conclude", _not_if_leaving),
+        swap(Desk, "conclude", _not_if_leaving),
         mode=_S,
     ),
-    Mutant("the start never seeks", _swap(SimClient, "seek", _nothing)),
-    Mutant("a locked store is not asked again", _swap(Beginner, "_open", _nothing)),
-    Mutant("the next records go before the answer", _swap(Desk, "_goes_on", _always), reach=_R),
-    Mutant("the next effects go before it", _swap(Desk, "_goes_on", _always), mode=_S, reach=_R),
-    Mutant("any answer is a yes", _swap(SimSharedStore, "send", _always_yes), mode=_S, reach=_R),
+    Mutant("the start never seeks", swap(SimClient, "seek", nothing)),
+    Mutant("a locked store is not asked again", swap(Beginner, "_open", nothing)),
+    Mutant("the next records go before the answer", swap(Desk, "_goes_on", _always), reach=_R),
+    Mutant("the next effects go before it", swap(Desk, "_goes_on", _always), mode=_S, reach=_R),
+    Mutant("any answer is a yes", swap(SimSharedStore, "send", _always_yes), mode=_S, reach=_R),
+    *MUTANTS_OF_LANES,
 )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from random import Random
 from typing import Any, Final, cast
 
@@ -30,8 +31,11 @@ from effectonce.ports import (
 )
 from effectonce.testing.simulator.broker import REBALANCE_SECONDS, LogRecords, Member, Rule
 from effectonce.testing.simulator.disk import store_of
+from effectonce.testing.simulator.in_lanes import SimPool
 from effectonce.testing.simulator.schedule import Dead
 
+SLOW_SECONDS: Final = 0.1
+"""Handlers that no fault has made slow take less."""
 LEARNS_SECONDS: Final = 0.6
 """A resumed zombie runs buffered records for up to this long (KIP-848: 0.4 s seen)."""
 
@@ -69,9 +73,9 @@ class Process:
         self.steps = 0
         """Calls of its ports so far."""
         self.skew_ms = 0
-        self.running: tuple[str, int] | None = None
-        self.client = SimClient(self)
-        self.keeper = SimKeeper(self)
+        self.running: dict[object, Event] = {}
+        """By greenlet: what it has in its handler."""
+        self.client, self.keeper = SimClient(self), SimKeeper(self)
         self.consumer: OnceConsumer | None = None
 
     def main(self) -> None:
@@ -85,6 +89,7 @@ class Process:
                 client=self.client,
                 clock=self,
                 keeper=self.keeper,
+                pool=partial(SimPool, self),
             ) as self.consumer:
                 self.consume(self.consumer, once.in_store)
         except Dead:
@@ -97,7 +102,9 @@ class Process:
 
     def consume(self, consumer: OnceConsumer, in_store: bool) -> None:
         style = self.world.style
-        if style is Style.LOOP:
+        if self.world.lanes is not None:
+            consumer.run(self.handle_outside, **self.world.lanes.settings())
+        elif style is Style.LOOP:
             self.loop(consumer, in_store)
         elif style is Style.BATCHES:
             consumer.run_batches(self.batch_in_store if in_store else self.batch_outside)
@@ -127,8 +134,9 @@ class Process:
     def enter(self, step: str, seconds: float | None = None) -> Fate:
         """Before a call: time passes, faults happen."""
         self._check()
-        self.steps += 1
         world = self.world
+        if world.lanes is None or step != "handler":  # those of lanes come in between
+            self.steps += 1
         world.schedule.wait(0.001 * self.chance.random() if seconds is None else seconds)
         self._thaw()
         world.faults.around(self, step)
@@ -176,7 +184,9 @@ class Process:
 
     def handle_outside(self, event: Event) -> object:
         self._before(event)
-        self.world.judge.effect((event.value or b"").decode(), self.name, event)
+        judge = self.world.judge
+        judge.effect((event.value or b"").decode(), self.name, event)
+        judge.lanes.takes_effect(getcurrent(), event.offset)
         return self._after(event)
 
     def batch_in_store(self, batch: Batch, tx: KeyValueTx) -> None:
@@ -204,10 +214,15 @@ class Process:
         log_time_ms = self.world.log_time_ms((event.topic, event.partition))
         place = (event.partition, event.offset)
         self.world.judge.runs(self.name, name, place, log_time_ms)
-        self.running = (event.topic, event.partition)
+        self.running[getcurrent()] = event
         seconds = self.world.faults.handler_seconds(self)
+        if self.world.lanes is not None:
+            lane = self.world.lanes.lane_of(event)
+            self.world.judge.lanes.begins(getcurrent(), self.name, event, lane)
+            seconds *= self.chance.uniform(0.2, 20.0) if seconds < SLOW_SECONDS else 1.0
         self.keeper.expect(seconds)
         self.enter("handler", seconds)
+        self.world.judge.running[self.name] = place
         self.world.faults.handler_raises(self, "handler raises", name)
         if self.world.timeline is not None:
             self.world.tell(self.name, f"handler: {event.partition}@{event.offset} {name}")
@@ -216,9 +231,15 @@ class Process:
         self.world.faults.around(self, "after handler")
         self._thaw()
         name = (event.value or b"").decode()
+        self.world.judge.running[self.name] = event.partition, event.offset
         self.world.faults.handler_raises(self, "handler raises after its effect", name)
-        self.running = None
+        self.running.pop(getcurrent(), None)
         return None
+
+    def returned(self) -> None:
+        """The handler of a lane has returned or raised, in this greenlet."""
+        self.running.pop(getcurrent(), None)
+        self.world.judge.lanes.ends(getcurrent())
 
 
 class SimKeeper:

@@ -28,6 +28,7 @@ from effectonce.testing.simulator.broker import (
 )
 from effectonce.testing.simulator.disk import Disk, SimStore
 from effectonce.testing.simulator.faults import Fault, Faults
+from effectonce.testing.simulator.in_lanes import LanesOf
 from effectonce.testing.simulator.judge import WINDOW_DAYS, Judge, Violation
 from effectonce.testing.simulator.operators import Operators
 from effectonce.testing.simulator.process import Process, Style
@@ -48,6 +49,8 @@ class Mode(Enum):
 
     IN_STORE = "in-store"
     OUTSIDE = "outside-repeat"
+    LANES = "outside-lanes"
+    """As that, with handlers side by side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,7 @@ class World:
         self.excused: set[str] = set()
         """Events that retention or a deleted topic took before their effect."""
         self.style = self.chance.choice(list(Style))
+        self.lanes = LanesOf.drawn(Random(f"{self.name} lanes")) if mode is Mode.LANES else None
         self._born = 0
         self._wall_ms = WALL_MS
         self._log_time_ms: dict[TopicPartition, int] = {}
@@ -120,7 +124,12 @@ class World:
             identify=header("event-id"),
             effects=InStore() if self.mode is Mode.IN_STORE else Outside(on_doubt="repeat"),
             retry=Retry(1000, wait_initial=timedelta(milliseconds=20), wait_max=timedelta(0, 1)),
-            limits=Limits(batch=20, handler_timeout_seconds=8.0, drain_seconds=1.0),
+            limits=Limits(
+                batch=20,
+                handler_timeout_seconds=8.0,
+                drain_seconds=self.lanes.drain_seconds if self.lanes else 1.0,
+                held=self.lanes.held if self.lanes else 10_000,
+            ),
             window=timedelta(days=WINDOW_DAYS),
             on_reset="dedupe",
             gap="accept",

@@ -1,0 +1,44 @@
+"""What a partition waits for: whether it is paused, goes on, or has nothing to do."""
+
+from __future__ import annotations
+
+from effectonce.errors import StoreError, StoreUnavailable
+from effectonce.owned import Owned, Stage
+
+
+def was_refused(owned: Owned) -> bool:
+    """The store will not take its commit: sent again each turn, it was told as often (seen)."""
+    error = owned.error
+    refused = isinstance(error, StoreError) and not isinstance(error, StoreUnavailable)
+    return owned.stage is Stage.STOPPED and refused
+
+
+def waits(owned: Owned) -> bool:
+    """Something must come first, so no more records are asked for."""
+    return owned.stage is Stage.OPENING or (
+        owned.stage is Stage.RUNNING and bool(owned.held or owned.unanswered)
+    )
+
+
+def is_full(owned: Owned) -> bool:
+    """No more records may come in, and time alone does not change that."""
+    return owned.lanes is not None and not owned.unanswered and not owned.lanes.room()
+
+
+def is_to_pause(owned: Owned, held: int) -> bool:
+    """Kafka is its buffer; `held` is how many records its lanes may have in memory."""
+    if owned.lanes is not None and owned.lanes.is_full(held, paused=owned.paused):
+        return True
+    return owned.stage is Stage.STOPPED or waits(owned)
+
+
+def may_go_on(owned: Owned, now: float) -> bool:
+    """Its records are decided now."""
+    return owned.stage is Stage.RUNNING and not owned.unanswered and owned.due <= now
+
+
+def is_idle(owned: Owned, now: float, after_seconds: float) -> bool:
+    """Nothing has come, and nothing was heard of the store, for so long."""
+    settled = not owned.held and owned.unsent is None
+    settled = settled and (owned.lanes is None or not len(owned.lanes.lanes))
+    return settled and now - owned.settled_at >= after_seconds and may_go_on(owned, now)
