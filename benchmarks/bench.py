@@ -10,6 +10,7 @@ or too few fails.
 
     latency    what is added between produce and effect: at 100 events a second, and at 70% of
                what the machine sustains (latency.py)
+    lanes      handlers that wait, side by side, over one at a time (lanes.py)
     memory     bytes a key in process and on disk, start, recovery after SIGKILL, and the longest
                batch while the index grows and while a generation expires (memory.py)
 
@@ -34,7 +35,7 @@ from typing import Any, Final, TypeAlias
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks import latency, machine, memory, report
+from benchmarks import lanes, latency, machine, memory, report
 from benchmarks.figures import GREATEST, LEAST
 from benchmarks.loads import VALUE_BYTES, event_ids
 from benchmarks.parts import NAMES, STORED, Part, chosen
@@ -56,10 +57,11 @@ class Scale:
     rounds: int
     latency: latency.Scale
     memory: memory.Scale
+    lanes: lanes.Scale
 
 
-FULL: Final = Scale(600_000, 5, latency.FULL, memory.FULL)
-QUICK: Final = Scale(250_000, 5, latency.QUICK, memory.QUICK)
+FULL: Final = Scale(600_000, 5, latency.FULL, memory.FULL, lanes.FULL)
+QUICK: Final = Scale(250_000, 5, latency.QUICK, memory.QUICK, lanes.QUICK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,7 @@ class Plan:
     parts: Sequence[Part]
     latency: bool
     memory: bool
+    lanes: bool
 
 
 def planned(only: str | None, quick: bool, warm_up: int) -> Plan:
@@ -77,6 +80,7 @@ def planned(only: str | None, quick: bool, warm_up: int) -> Plan:
         chosen(only, quick, warm_up),
         latency=only in (None, "latency"),
         memory=only == "memory" or (only is None and not quick),
+        lanes=only in (None, "lanes"),
     )
 
 
@@ -100,6 +104,8 @@ def bench(
             keep(shares(part, times))
         if plan.latency:
             keep(latency.measure(kafka, valkey.url, Path(home), scale.latency, chance, progress))
+        if plan.lanes:
+            keep(lanes.measure(kafka, Path(home), scale.lanes, chance, progress))
         if plan.memory:
             keep(memory.measure(kafka, Path(home), scale.memory, chance, progress))
 
@@ -155,7 +161,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seed", type=int, help="repeats a run's loads and its order")
     parser.add_argument("--quick", action="store_true", help="the headline figures, smaller loads")
-    parser.add_argument("--only", choices=[*NAMES, "latency", "memory"], help="one part")
+    parser.add_argument("--only", choices=[*NAMES, "latency", "lanes", "memory"], help="one part")
     parser.add_argument(
         "--warm-up",
         type=int,

@@ -257,7 +257,9 @@ class Assignment:
         if owned.anew:
             # what failed there may be another record by now
             owned.attempt_offset = owned.alone_below = owned.singly_below = UNSET
+        due = owned.due if owned.dropped else 0.0  # the store may be down: not at once, then
         owned.reopen()
+        owned.due = due
 
     def _may_open(self, owned: Owned, now: float) -> bool:
         if owned.stage is not Stage.OPENING or owned.due > now:

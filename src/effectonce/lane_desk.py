@@ -374,7 +374,8 @@ class LaneDesk:
         until = self._clock.monotonic() + seconds
         while any(f.owned in going and not f.is_late for f in self.flights):
             left = until - self._clock.monotonic()
-            if left <= 0 or not await self.take(left):
+            # what has ended is taken, be it late: else it was in doubt for nothing (simulated)
+            if not await self.take(max(left, 0.0)) and left <= 0:
                 break
         await self.settle(going)
         for flight in self.flights:

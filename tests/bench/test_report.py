@@ -127,7 +127,9 @@ def test_from_the_command_line_a_part_ends_in_json_and_a_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench, "OUT", tmp_path / "out" / "bench.json")
-    monkeypatch.setattr(bench, "FULL", bench.Scale(3_000, 1, latency.QUICK, memory.QUICK))
+    monkeypatch.setattr(
+        bench, "FULL", bench.Scale(3_000, 1, latency.QUICK, memory.QUICK, lanes.QUICK)
+    )
     monkeypatch.setattr(parts, "STORED", 2_000)
     monkeypatch.setattr(parts, "KEYS", (2_000, 3_000))
     assert bench.main(["--only", "keys", "--seed", "3"]) == 0

@@ -22,8 +22,14 @@ from effectonce.handlers import Handler, run_flight
 from effectonce.owned import Flight
 
 KEYS: Final = 7
+SLOW_SECONDS: Final = 0.1
 LOOKS_SECONDS: Final = 0.002
 """Between two looks at who has ended."""
+
+
+def lasts(seconds: float, chance: Random) -> float:
+    """How long a handler takes; none ends like another, but for those that a fault made slow."""
+    return seconds if seconds > SLOW_SECONDS else seconds * chance.uniform(0.2, 20.0)
 
 
 def key_for(event: str) -> bytes | None:

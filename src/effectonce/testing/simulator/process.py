@@ -31,11 +31,9 @@ from effectonce.ports import (
 )
 from effectonce.testing.simulator.broker import REBALANCE_SECONDS, LogRecords, Member, Rule
 from effectonce.testing.simulator.disk import store_of
-from effectonce.testing.simulator.in_lanes import SimPool
+from effectonce.testing.simulator.in_lanes import SimPool, lasts
 from effectonce.testing.simulator.schedule import Dead
 
-SLOW_SECONDS: Final = 0.1
-"""Handlers that no fault has made slow take less."""
 LEARNS_SECONDS: Final = 0.6
 """A resumed zombie runs buffered records for up to this long (KIP-848: 0.4 s seen)."""
 
@@ -219,7 +217,7 @@ class Process:
         if self.world.lanes is not None:
             lane = self.world.lanes.lane_of(event)
             self.world.judge.lanes.begins(getcurrent(), self.name, event, lane)
-            seconds *= self.chance.uniform(0.2, 20.0) if seconds < SLOW_SECONDS else 1.0
+            seconds = lasts(seconds, self.chance)
         self.keeper.expect(seconds)
         self.enter("handler", seconds)
         self.world.judge.running[self.name] = place
