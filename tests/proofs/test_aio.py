@@ -323,16 +323,21 @@ def test_a_loop_cancelled_as_it_waits_for_a_batch_can_be_gone_on_with(flow: AioF
 
 
 def test_a_revoke_waits_for_the_event_in_a_loop_of_the_users_own(flow: AioFlow) -> None:
-    ids = flow.send(1)
+    ids, ran = flow.send(1), list[str]()
+
+    async def noting(event: eo.Event, tx: eo.AsyncKeyValueTx) -> None:
+        ran.append(event.id)
+        await count(event, tx)
 
     async def main() -> None:
         async with flow.aio() as first, flow.aio() as second:
             batch = await anext(first)
-            successor = asyncio.create_task(second.run(count))
+            successor = asyncio.create_task(second.run(noting))
             with batch[0] as tx:
                 await count(batch[0], cast(eo.AsyncKeyValueTx, tx))
-                await asyncio.sleep(0.5)  # the revoke arrives meanwhile, and waits
-            following = asyncio.create_task(first.run(count))
+                await until(lambda: any(owned.leaving for owned in first._ours.partitions()))
+                await asyncio.sleep(0.2)  # the revoke waits; it would be over by now
+            following = asyncio.create_task(first.run(noting))
             (later,) = flow.send(1)
             await until(lambda: fresh(flow) == 2)
             first.stop()
@@ -341,6 +346,7 @@ def test_a_revoke_waits_for_the_event_in_a_loop_of_the_users_own(flow: AioFlow) 
             ids.append(later)
 
     run(main())
+    assert ran == ids[1:], "what was in the loop ran there alone"
     assert flow.effects() == once_each(ids)
 
 
