@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from importlib.util import find_spec
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from effectonce.assignment import Assignment
 from effectonce.consumer import FETCH_SECONDS, Until, seen
+from effectonce.core.order import Order
 from effectonce.errors import BrokerError, ConfigError, UnknownTopic
 from effectonce.event import Batch
 from effectonce.handlers import Check
@@ -37,12 +36,19 @@ from effectonce.handlers_aio import (
 )
 from effectonce.hooks import BatchStarted, around_batch
 from effectonce.keeper import SystemClock
-from effectonce.keeper_aio import Watch, on_sigterm
+from effectonce.keeper_aio import Watch, kept, on_sigterm
+from effectonce.lane_desk import LaneOf, check_lanes
+from effectonce.lane_run import LaneRun
+from effectonce.lanes_aio import Tasks, run_lanes
 from effectonce.once import Once
 from effectonce.owned import Health, Owned, Stage, Task
-from effectonce.ports import AsyncStore
 from effectonce.settings import topic_problems
-from effectonce.settings_aio import aiokafka_problems, rebalance_seconds
+from effectonce.settings_aio import (
+    aiokafka_problems,
+    async_store_of,
+    known_settings,
+    rebalance_seconds,
+)
 
 if TYPE_CHECKING:
     from effectonce.aiokafka_client import AiokafkaClient
@@ -67,17 +73,11 @@ class AsyncOnceConsumer:
     """
 
     def __init__(
-        self,
-        *topics: str,
-        once: Once,
-        admin: Mapping[str, Any] | None = None,
-        **settings: Any,
+        self, *topics: str, once: Once, admin: Mapping[str, Any] | None = None, **settings: Any
     ) -> None:
-        problems = [*aiokafka_problems(settings, admin, _known_settings())]
+        problems = [*aiokafka_problems(settings, admin, known_settings())]
         problems += topic_problems(topics)
-        if find_spec("aiokafka") is None:
-            problems.append('aiokafka is not installed: pip install "effectonce[aiokafka]"')
-        store = _async_store(once, problems)
+        store = async_store_of(once, problems)
         if problems or store is None:
             raise ConfigError(problems)
         self._once = once
@@ -92,6 +92,7 @@ class AsyncOnceConsumer:
         """No handler runs, and what the last one did is settled with the store."""
         self._left.set()
         self._calls = Calls(once.limits.handler_timeout_seconds)
+        self._pool: Tasks | None = None
         self._watch = Watch(once.limits.handler_timeout_seconds)
         self._client: AiokafkaClient | None = None
         self._assignment: Assignment | None = None
@@ -106,21 +107,32 @@ class AsyncOnceConsumer:
 
     # -- the public face -----------------------------------------------------------------------
 
-    async def run(self, handler: AsyncHandler, *, until: Until = Until.STOPPED) -> None:
-        """Await the handler for every event that has not taken effect yet.
-
-        As `OnceConsumer.run`, with a coroutine function: `(event)`, or `(event, tx)`. Cancelled, it
-        breaks off the handler and settles what was finished: that event is neither done nor failed.
-        """
-        check_async_handler(handler, "event", in_store=self._once.in_store)
-        await self._run(until, run_events, handler)
-
-    async def run_batches(
+    async def run(
         self,
         handler: AsyncHandler,
         *,
-        size: int | None = None,
         until: Until = Until.STOPPED,
+        lanes: int = 1,
+        order: str = "key",
+        lane: LaneOf | None = None,
+    ) -> None:
+        """Await the handler for every event that has not taken effect yet.
+
+        As `OnceConsumer.run`, with a coroutine function: `(event)`, or `(event, tx)`; lanes are
+        tasks. Cancelled, it breaks off what runs and settles what was finished: the events in a
+        handler are neither done nor failed.
+        """
+        check_async_handler(handler, "event", in_store=self._once.in_store)
+        check_lanes(lanes, order, lane, in_store=self._once.in_store)
+        if lanes == 1 or self._once.in_store:
+            await self._run(until, lambda: self._serially(until, run_events, handler))
+        else:
+            await self._run(
+                until, lambda: self._in_lanes(until, handler, lanes, Order(order), lane)
+            )
+
+    async def run_batches(
+        self, handler: AsyncHandler, *, size: int | None = None, until: Until = Until.STOPPED
     ) -> None:
         """Await `handler(batch)`, or `handler(batch, tx)`, for up to `size` events at a time.
 
@@ -130,7 +142,7 @@ class AsyncOnceConsumer:
         if size is not None and size not in range(1, 65_536):
             raise ConfigError([f"size={size!r}: from 1 to 65535"])
         self._limit = size or self._once.limits.batch
-        await self._run(until, run_batch, handler)
+        await self._run(until, lambda: self._serially(until, run_batch, handler))
 
     def __aiter__(self) -> AsyncIterator[Batch]:
         """Give batches to your own loop.
@@ -154,8 +166,9 @@ class AsyncOnceConsumer:
     def stop(self) -> None:
         """Return from `run` after the event in the handler. Safe from signals and threads."""
         self._stopping = True
-        if self._assignment is not None and (task := self._assignment.busy) is not None:
-            task.halted = True
+        for work in (ours.lanes, ours.busy) if (ours := self._assignment) is not None else ():
+            if work is not None:
+                work.halted = True
 
     def health(self) -> Health:
         """A snapshot; safe from any thread."""
@@ -170,7 +183,8 @@ class AsyncOnceConsumer:
         """
         if self._closed:
             return
-        if self._calls.running is not None and self._calls.running is asyncio.current_task():
+        task, pool = asyncio.current_task(), self._pool
+        if task is self._calls.running or (pool is not None and pool.holds(task)):
             raise RuntimeError("this consumer is in a handler: return from it, or stop()")
         self.stop()
         await self._idle.wait()
@@ -180,19 +194,14 @@ class AsyncOnceConsumer:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *raised: object) -> None:
         await self.close()
 
     # -- what nobody cancels -------------------------------------------------------------------
 
     async def _unbroken(self, work: Coroutine[Any, Any, T]) -> T:
         """Carry it out in a task of its own; cancelled, end it in good order first."""
-        task = asyncio.create_task(_kept(work))
+        task = asyncio.create_task(kept(work))
         cancelled: asyncio.CancelledError | None = None
         while not task.done():
             try:
@@ -201,6 +210,8 @@ class AsyncOnceConsumer:
                 cancelled = broken_off
                 self._cancelled = True
                 self._calls.interrupt()
+                if self._pool is not None:
+                    self._pool.interrupt()
         self._cancelled = False
         answer, raised = task.result()
         if cancelled is not None:
@@ -232,6 +243,8 @@ class AsyncOnceConsumer:
                         await ours.give_up_all()
         finally:
             self._watch.stop()
+            if self._pool is not None:
+                self._pool.interrupt()  # what is late, and what no drain has waited for
             try:
                 if client is not None and (ours is None or ours.cut is None):
                     await client.close()
@@ -246,7 +259,7 @@ class AsyncOnceConsumer:
         assert self._assignment is not None, "the consumer has not started"
         return self._assignment
 
-    async def _run(self, until: Until, run: AsyncRun, handler: AsyncHandler) -> None:
+    async def _run(self, until: Until, work: Callable[[], Awaitable[None]]) -> None:
         if until not in list(Until):
             raise ConfigError([f"until={until!r}: effectonce.END, or left out"])
         if not self._idle.is_set():
@@ -254,23 +267,35 @@ class AsyncOnceConsumer:
         self._idle.clear()
         try:
             with on_sigterm(self.stop):
-                await self._unbroken(self._loop(until, run, handler))
+                await self._unbroken(self._loop(until, work))
         finally:
             self._idle.set()
 
-    async def _loop(self, until: Until, run: AsyncRun, handler: AsyncHandler) -> None:
+    async def _loop(self, until: Until, work: Callable[[], Awaitable[None]]) -> None:
         async with self._held():
             await self._start()
-            ours = self._ours
             if until is Until.END:
-                await ours.wait_for_all()
-            while not await self._done(until):
-                task = await self._turn()
-                if task is not None:
-                    await self._carry_out(task, run, handler)
-                task = None  # forgotten before the next one is fetched
-            await ours.desk.collect()
+                await self._ours.wait_for_all()
+            await work()
             await self._raise_stopped(until)
+
+    async def _serially(self, until: Until, run: AsyncRun, handler: AsyncHandler) -> None:
+        while not await self._done(until):
+            task = await self._turn()
+            if task is not None:
+                await self._carry_out(task, run, handler)
+            task = None  # forgotten before the next one is fetched
+        await self._ours.desk.collect()
+
+    async def _in_lanes(
+        self, until: Until, handler: AsyncHandler, lanes: int, order: Order, lane: LaneOf | None
+    ) -> None:
+        pool = self._pool = Tasks(handler, self._once.limits.handler_timeout_seconds)
+        run = LaneRun(
+            self._once, self._store, self._ours, self._clock, pool,
+            lanes=lanes, order=order, lane=lane, grace_seconds=GRACE_SECONDS,
+        )  # fmt: skip
+        await run_lanes(run, lambda: self._done(until), self._drain_seconds)
 
     async def _next(self) -> Batch | None:
         """A batch, lent to the user's own loop; None where that ends."""
@@ -295,8 +320,10 @@ class AsyncOnceConsumer:
         if self._closed:
             raise RuntimeError("this consumer is closed; make a new one")
         if self._assignment is not None:
-            if self._assignment.busy is not None:
+            ours = self._assignment
+            if ours.busy is not None or (ours.lanes is not None and not ours.lanes.ended()):
                 raise RuntimeError("this consumer is in a handler: return from it, or stop()")
+            ours.lanes = None
             return
         store_id = await self._store.prepare()
         from effectonce.aiokafka_client import AiokafkaClient
@@ -466,33 +493,6 @@ class AsyncOnceConsumer:
             ours.busy = None
             self._mark_left()
             await self._hold.acquire()
-
-
-async def _kept(work: Coroutine[Any, Any, T]) -> tuple[T | None, BaseException | None]:
-    """What it returned and what it raised: sys.exit in a task would break the loop off."""
-    try:
-        return await work, None
-    except BaseException as error:  # noqa: BLE001 - raised where it was awaited
-        return None, error
-
-
-def _known_settings() -> frozenset[str] | None:
-    if find_spec("aiokafka") is None:
-        return None
-    from effectonce.aiokafka_client import KNOWN_SETTINGS
-
-    return KNOWN_SETTINGS
-
-
-def _async_store(once: object, problems: list[str]) -> tuple[AsyncStore, bool] | None:
-    if not isinstance(once, Once):
-        problems.append(f"once: an effectonce.Once, not {type(once).__name__}")
-        return None
-    try:
-        return once.async_store()
-    except ConfigError as error:
-        problems += error.problems
-        return None
 
 
 async def _nothing(*event: object) -> None:

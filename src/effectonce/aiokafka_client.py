@@ -22,7 +22,6 @@ What aiokafka 0.14 does by itself, and how it is kept from that (all seen in its
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -53,7 +52,7 @@ from effectonce.now import Ours
 from effectonce.ports import CommitMode, Headers, KafkaOffset, Records, TopicPartition
 from effectonce.settings_aio import admin_settings_of, aiokafka_settings
 
-__all__ = ["KNOWN_SETTINGS", "AiokafkaClient"]
+__all__ = ["AiokafkaClient"]
 
 log = logging.getLogger("effectonce")
 
@@ -65,7 +64,6 @@ STOP_SECONDS: Final = 15.0
 _END: Final = "\0"
 """Behind metadata, as confluent-kafka writes it, and needs it: where there is none it reads on
 (2.16, seen: a witness of 72 bytes, from epoch 10 on, was another one to it)."""
-KNOWN_SETTINGS: Final = frozenset(inspect.signature(AIOKafkaConsumer).parameters) - {"topics"}
 
 
 class ConsumerRecords:

@@ -156,9 +156,8 @@ class Assignment:
 
     async def resend_due(self) -> None:
         """Commits without an answer go first, whatever runs beside."""
-        now = self._clock.monotonic()
         for owned in self.partitions():
-            await self._resend(owned, now)
+            await self._resend(owned, self._clock.monotonic())
 
     async def _resend(self, owned: Owned, now: float) -> None:
         if owned.unanswered and owned.due <= now and not was_refused(owned):

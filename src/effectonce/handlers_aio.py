@@ -28,7 +28,7 @@ _PLAIN: Final = (
     "handler: a plain function; this consumer awaits its handlers: write `async def`, or use "
     "OnceConsumer"
 )
-_NOT_AWAITED: Final = "handler: it returned a coroutine or a generator, which has not run: await it"
+NOT_AWAITED: Final = "handler: it returned a coroutine or a generator, which has not run: await it"
 
 
 class Interrupted(BaseException):
@@ -107,7 +107,7 @@ async def run_events(
             outcome = await (
                 call(handler, event) if work.effects is None else call(handler, event, tx)
             )
-            check_ran(outcome, _NOT_AWAITED)
+            check_ran(outcome, NOT_AWAITED)
         except Interrupted:
             _untouch(task, [row])
             work.leave(row)
@@ -115,7 +115,7 @@ async def run_events(
         except BaseException as error:  # noqa: BLE001 - sys.exit too is let through once settled
             work.failed(row, error)
             work.leave(row)
-            return _through(error)
+            return through(error)
         if work.is_untouched(row):
             work.done(row, outcome)
         work.leave(row)
@@ -137,7 +137,7 @@ async def run_batch(
             if len(rows) > 1:
                 owned.singly_below = int(task.columns.offsets[rows[-1]]) + 1
                 task.failed_together = True
-            return _through(failure)
+            return through(failure)
         if ends_slice():
             return None
     owned.singly_below = UNSET
@@ -155,7 +155,7 @@ async def _hand_over(
     failure: BaseException | None = None
     try:
         outcome = await (call(handler, batch) if effects is None else call(handler, batch, tx))
-        check_ran(outcome, _NOT_AWAITED)
+        check_ran(outcome, NOT_AWAITED)
         failure = next(iter(work.failures.values()), None)
     except Interrupted as interrupted:
         failure = interrupted
@@ -191,6 +191,6 @@ def _untouch(task: Task, rows: list[int]) -> None:
         owned.maybe_repeated_below = max(owned.maybe_repeated_below, behind)
 
 
-def _through(error: BaseException) -> BaseException | None:
+def through(error: BaseException) -> BaseException | None:
     """As `let_through`; a CancelledError of the handler's own is a failure like another."""
     return None if isinstance(error, asyncio.CancelledError) else let_through(error)

@@ -11,15 +11,17 @@ import io
 import logging
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from effectonce.assignment import Assignment
 from effectonce.handlers_aio import Calls
 
 log = logging.getLogger("effectonce")
+
+T = TypeVar("T")
 
 LOOKS: Final = 4
 """Looks of the watch per deadline."""
@@ -112,3 +114,11 @@ def _hear() -> None:
             stop()
 
     _before.append(signal.signal(signal.SIGTERM, on_signal))
+
+
+async def kept(work: Coroutine[Any, Any, T]) -> tuple[T | None, BaseException | None]:
+    """What it returned and what it raised: sys.exit in a task would break the loop off."""
+    try:
+        return await work, None
+    except BaseException as error:  # noqa: BLE001 - raised where it was awaited
+        return None, error

@@ -38,9 +38,14 @@ class LaneRun:
         lanes: int,
         order: Order,
         lane: LaneOf | None,
+        grace_seconds: float = 0.0,
     ) -> None:
-        """From here on handlers run side by side, until the assignment ends its lanes."""
+        """From here on handlers run side by side, until the assignment ends its lanes.
+
+        `grace_seconds`: what a handler may take that was told that its time is over.
+        """
         self._limits = once.limits
+        self._hangs_after = once.limits.handler_timeout_seconds + grace_seconds
         self._ours = ours
         self._clock = clock
         self._desk = ours.lanes = LaneDesk(
@@ -88,8 +93,7 @@ class LaneRun:
         oldest = next(iter(self._desk.flights), None)
         if oldest is None:
             return
-        seconds = self._limits.handler_timeout_seconds
-        if self._clock.monotonic() - oldest.began >= seconds:
+        if self._clock.monotonic() - oldest.began >= self._hangs_after:
             await self._ours.leave_at_once(oldest.owned)
         if self._ours.cut is not None:
             raise self._ours.cut

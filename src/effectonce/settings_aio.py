@@ -7,10 +7,23 @@ translated from the same settings, or given as `admin=`.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from typing import Any, Final
 
-__all__ = ["admin_settings_of", "aiokafka_problems", "aiokafka_settings", "rebalance_seconds"]
+from effectonce.errors import ConfigError
+from effectonce.once import Once
+from effectonce.ports import AsyncStore
+
+__all__ = [
+    "admin_settings_of",
+    "aiokafka_problems",
+    "aiokafka_settings",
+    "async_store_of",
+    "known_settings",
+    "rebalance_seconds",
+]
 
 OURS: Final[Mapping[str, object]] = {
     "auto_offset_reset": "none",
@@ -68,6 +81,8 @@ def aiokafka_problems(
             yield f"{name}: {advice}"
     for name in sorted(settings.keys() - known) if known is not None else ():
         yield f"{name}: aiokafka has no such setting"
+    if known is None:
+        yield 'aiokafka is not installed: pip install "effectonce[aiokafka]"'
     yield from _timing_problems(settings)
     yield from _admin_problems(settings, admin)
 
@@ -125,3 +140,24 @@ def admin_settings_of(
         del translated["sasl.mechanism"]
     listed = brokers if isinstance(brokers, str) else ",".join(brokers)
     return {"bootstrap.servers": listed, **translated, **(admin or {})}
+
+
+def known_settings() -> frozenset[str] | None:
+    """The names that aiokafka has; None where it is not installed."""
+    if find_spec("aiokafka") is None:
+        return None
+    from aiokafka import AIOKafkaConsumer
+
+    return frozenset(inspect.signature(AIOKafkaConsumer).parameters) - {"topics"}
+
+
+def async_store_of(once: object, problems: list[str]) -> tuple[AsyncStore, bool] | None:
+    """The store for coroutines, and whether closing it is ours."""
+    if not isinstance(once, Once):
+        problems.append(f"once: an effectonce.Once, not {type(once).__name__}")
+        return None
+    try:
+        return once.async_store()
+    except ConfigError as error:
+        problems += error.problems
+        return None

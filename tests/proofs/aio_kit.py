@@ -41,8 +41,8 @@ class Driven:
         self.health = self._consumer.health
         self.stop = self._consumer.stop
 
-    def run(self, handler: Any, *, until: Until = Until.STOPPED) -> None:
-        self._now(self._consumer.run(awaited(handler, self._loop), until=until))
+    def run(self, handler: Any, *, until: Until = Until.STOPPED, **lanes: Any) -> None:
+        self._now(self._consumer.run(awaited(handler, self._loop), until=until, **lanes))
 
     def run_batches(
         self, handler: Any, *, size: int | None = None, until: Until = Until.STOPPED
