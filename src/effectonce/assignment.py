@@ -382,23 +382,24 @@ class Assignment:
         task = self.busy
         if task is None:
             return
-        task.halted = True
-        if task.transaction is not None:
-            task.transaction.kill()
-        await self.leave_at_once(task.owned)
+        await self.leave_at_once(task.owned, task)
 
-    async def leave_at_once(self, owned: Owned) -> None:
+    async def leave_at_once(self, owned: Owned, task: Task | None = None) -> None:
         """A handler of this partition is past its deadline: leave the group without it."""
-        at, seconds = owned.at, self._once.limits.handler_timeout_seconds
+        seconds = self._once.limits.handler_timeout_seconds
         self.cut = HandlerTimeout(
-            f"{at}: a handler ran longer than {seconds:g} s (handler_timeout_seconds) and was cut "
+            f"{owned.at}: a handler ran longer than {seconds:g} s (handler_timeout_seconds) and was cut "
             "off: its transaction is dead, the group was left, another member takes over. Its "
             "events stay in Kafka; an effect outside may or may not have happened"
         )
+        if task is not None:
+            task.halted = True
+            if task.transaction is not None:
+                task.transaction.kill()
         log.error("%s\n%s", self.cut, stacks_of_others())
         if self.lanes is not None:
             await self.give_up(list(self._owned), "cut off", CommitMode.SYNC)
-        await self._store.release(at)
+        await self._store.release(owned.at)
         owned.released = True
         await self._client.close()
 

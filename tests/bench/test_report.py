@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import benchmarks.bench as bench
-from benchmarks import latency, memory, parts, report
+from benchmarks import lanes, latency, memory, parts, report
 from benchmarks.figures import spread
 
 FLAT: dict[str, Any] = {
