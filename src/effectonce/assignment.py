@@ -388,9 +388,9 @@ class Assignment:
         """A handler of this partition is past its deadline: leave the group without it."""
         seconds = self._once.limits.handler_timeout_seconds
         self.cut = HandlerTimeout(
-            f"{owned.at}: a handler ran longer than {seconds:g} s (handler_timeout_seconds) and was "
-            "cut off: its transaction is dead, the group was left, another member takes over. Its "
-            "events stay in Kafka; an effect outside may or may not have happened"
+            f"{owned.at}: a handler ran longer than {seconds:g} s (handler_timeout_seconds) and "
+            "was cut off: its transaction is dead, the group was left, another member takes over. "
+            "Its events stay in Kafka; an effect outside may or may not have happened"
         )
         if task is not None:
             task.halted = True

@@ -14,7 +14,7 @@ from effectonce.testing.simulator.mutants import MUTANTS, Mutant, kill
 from effectonce.testing.simulator.world import Mode, simulate
 
 SEEDS = 200
-OF_LANES = 60
+OF_LANES = 40
 """Each has three times the steps; what befalls them is drawn from the same source."""
 BOUND = 300
 
