@@ -92,8 +92,8 @@ class Assignment:
         self.gone: dict[str, UnknownTopic] = {}
         """Our topics that vanished."""
         self.assigned = False
-        """The group has said what is ours. Between a revoke of everything and the assignment after
-        it, which comes even if it is empty (seen in all protocols), there is nothing to judge."""
+        """The group has said what is ours. Between a revoke of everything and the assignment behind
+        it, which comes even if it is empty (seen), there is nothing to judge."""
         self._passed_on: dict[TopicPartition, int] = {}
         """Partitions of a job that are not ours, and their ends where they are known."""
         self._told = self._reminded = self._topics_checked = self._polled = self._asked = 0.0
@@ -249,9 +249,8 @@ class Assignment:
     async def _drop(self, owned: Owned) -> None:
         """Begin anew, once nothing of it is in a handler or without an answer."""
         await self.desk.collect()  # else one is always on its way while records flow
-        if owned.stage is not Stage.RUNNING or owned.unsent is not None:
-            return
-        if self.lanes is not None and owned.is_unsettled:
+        waits = owned.unsent is not None or (self.lanes is not None and owned.is_unsettled)
+        if owned.stage is not Stage.RUNNING or waits:
             return
         if owned.anew:
             # what failed there may be another record by now
@@ -390,23 +389,24 @@ class Assignment:
         task = self.busy
         if task is None:
             return
-        task.halted = True
-        if task.transaction is not None:
-            task.transaction.kill()
-        await self.leave_at_once(task.owned)
+        await self.leave_at_once(task.owned, task)
 
-    async def leave_at_once(self, owned: Owned) -> None:
+    async def leave_at_once(self, owned: Owned, task: Task | None = None) -> None:
         """A handler of this partition is past its deadline: leave the group without it."""
-        at, seconds = owned.at, self._once.limits.handler_timeout_seconds
+        seconds = self._once.limits.handler_timeout_seconds
         self.cut = HandlerTimeout(
-            f"{at}: a handler ran longer than {seconds:g} s (handler_timeout_seconds) and was cut "
-            "off: its transaction is dead, the group was left, another member takes over. Its "
-            "events stay in Kafka; an effect outside may or may not have happened"
+            f"{owned.at}: a handler ran longer than {seconds:g} s (handler_timeout_seconds) and "
+            "was cut off: its transaction is dead, the group was left, another member takes over. "
+            "Its events stay in Kafka; an effect outside may or may not have happened"
         )
+        if task is not None:
+            task.halted = True
+            if task.transaction is not None:
+                task.transaction.kill()
         log.error("%s\n%s", self.cut, stacks_of_others())
         if self.lanes is not None:
             await self.give_up(list(self._owned), "cut off", CommitMode.SYNC)
-        await self._store.release(at)
+        await self._store.release(owned.at)
         owned.released = True
         await self._client.close()
 

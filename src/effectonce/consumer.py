@@ -273,6 +273,9 @@ class OnceConsumer:
                 while not (self._done(until) or loop.escaping or interrupted):
                     now(loop.turn)
                 now(loop.finish, self._drain_seconds)
+        except BaseException:
+            loop.broken_off()
+            raise
         finally:
             pool.stop()
         if interrupted:

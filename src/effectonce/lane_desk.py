@@ -263,6 +263,7 @@ class LaneDesk:
         self.flights.pop(flight, None)
         if flight.escaping is not None:
             self.escaping = self.escaping or flight.escaping
+            self.halted = True  # else what is put back below is started at once
         if flight.is_late:
             return  # in doubt: whoever owns it by now is told so
         owned, mine, row, i = flight.owned, flight.lanes, flight.row, flight.index

@@ -109,3 +109,10 @@ class LaneRun:
         if ours.cut is None:
             await ours.resend_due()
             await desk.drain(ours.partitions(), 0.0)
+
+    def broken_off(self) -> None:
+        """Something was raised in the middle: whatever was taken in may have had its effect."""
+        self._desk.halted = True
+        for owned in self._ours.partitions():
+            if owned.lanes is not None:
+                owned.attempt_offset = max(owned.attempt_offset, owned.lanes.next)

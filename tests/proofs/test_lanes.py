@@ -165,6 +165,7 @@ def test_a_poisoned_key_stops_its_partition_once_all_in_front_is_passed_and_repe
     assert sent[30][1] in target.maybe, "it failed, and may have had its effect"
 
 
+@pytest.mark.confluent  # a task is cancelled: test_aio_lanes.py
 def test_a_hung_handler_is_cut_off_and_what_the_others_did_is_kept(flow: RealFlow) -> None:
     sent = send(flow, ["a", "hangs", "b", "c"])
     target, gate = Target(flow), threading.Event()

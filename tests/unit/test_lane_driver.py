@@ -513,3 +513,73 @@ def test_effects_in_the_store_are_in_order_by_partition_or_refused() -> None:
             lambda event, tx: ran.append(event.id), until=eo.END, lanes=2, order="partition"
         )
     assert ran == ["a/0", "b/1"]
+
+
+# -- who has time ----------------------------------------------------------------------------------
+
+
+class CountedPolls(LogClient):
+    polls = 0
+
+    def fetch(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
+        self.polls += 1
+        found = super().fetch(limit, timeout_seconds)
+        if not found and timeout_seconds > 0:
+            time.sleep(timeout_seconds)  # as a broker without records
+        return found
+
+
+def test_a_backoff_is_waited_for_or_the_loop_would_spin() -> None:
+    client = CountedPolls(log_of("a/0", "a/1"), a_poll=100)
+    slow = eo.Retry(2, wait_initial=timedelta(seconds=0.3), jitter=0.0)
+    tried: list[str] = []
+
+    def handler(event: eo.Event) -> None:
+        tried.append(event.id)
+        if not event.maybe_repeated and event.id == "a/0":
+            raise ValueError
+
+    with consumer_of(client, MemoryStore(), effects=OUTSIDE, retry=slow) as consumer:
+        consumer.run(handler, until=eo.END, lanes=2)
+    assert tried == ["a/0", "a/0", "a/1"]
+    assert client.polls < 30
+
+
+def test_the_store_down_as_a_record_begins_is_waited_for_or_it_would_be_opened_without_end() -> (
+    None
+):
+    class Down(Kept):
+        opens, failures = 0, 3
+
+        def open(self, at: Any, topic_id: bytes, *, above: int = 0) -> Any:
+            self.opens += 1
+            return super().open(at, topic_id, above=above)
+
+        def commit(self, commits: Sequence[Commit]) -> list[CommitResult]:
+            starts = [each for each in commits if each.position.in_flight and not each.markers]
+            if starts and self.failures:
+                self.failures -= 1
+                return [Unknown(StoreUnavailable("gone")) for _ in commits]
+            return super().commit(commits)
+
+    store, ran = Down(), list[str]()
+    began = time.monotonic()
+    with lanes_of(log_of("a/0", "b/1"), store) as consumer:
+        consumer.run(lambda event: ran.append(event.id), until=eo.END, lanes=2)
+    assert sorted(ran) == ["a/0", "b/1"]
+    assert time.monotonic() - began >= 3 * 0.05, "a wait after each failure"
+    assert store.opens == 4
+
+
+def test_a_run_beside_a_run_is_refused() -> None:
+    raised: list[BaseException] = []
+    with lanes_of(log_of("a/0")) as consumer:
+
+        def handler(event: eo.Event) -> None:
+            try:
+                consumer.run(handler, lanes=2)
+            except RuntimeError as error:
+                raised.append(error)
+
+        consumer.run(handler, until=eo.END, lanes=2)
+    assert "in a handler" in str(raised[0])

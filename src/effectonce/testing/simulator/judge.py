@@ -22,6 +22,8 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
+from greenlet import getcurrent
+
 from effectonce.core.settle import serial_of
 from effectonce.errors import EffectOnceError, HandlerTimeout
 from effectonce.event import Event
@@ -66,24 +68,24 @@ Place = tuple[str, int, bytes]
 
 @dataclass(slots=True)
 class LaneJudge:
-    """What ran in each lane. A handler is known by whatever runs it."""
+    """What ran in each lane. A handler is known by the greenlet that runs it."""
 
     broken: Callable[[str, str], None]
     running: dict[object, Place] = field(default_factory=dict)
     last: dict[Place, int] = field(default_factory=dict)
     """The last offset that took effect, in this ownership."""
 
-    def begins(self, runner: object, process: str, event: Event, lane: bytes | None) -> None:
+    def begins(self, process: str, event: Event, lane: bytes | None) -> None:
         if lane is None:
             return
         place = process, event.partition, lane
         if place in self.running.values():
             self.broken("out of order", f"two at once in {place}, one at {event.offset}")
         self._look(place, event.offset)
-        self.running[runner] = place
+        self.running[getcurrent()] = place
 
-    def takes_effect(self, runner: object, offset: int) -> None:
-        if (place := self.running.get(runner)) is not None:
+    def takes_effect(self, offset: int) -> None:
+        if (place := self.running.get(getcurrent())) is not None:
             self._look(place, offset)
             self.last[place] = offset
 
@@ -91,8 +93,8 @@ class LaneJudge:
         if offset < self.last.get(place, offset):
             self.broken("out of order", f"{offset} after {self.last[place]} in {place}")
 
-    def ends(self, runner: object) -> None:
-        self.running.pop(runner, None)
+    def ends(self) -> None:
+        self.running.pop(getcurrent(), None)
 
     def opened(self, process: str, partition: int) -> None:
         """Another ownership begins."""

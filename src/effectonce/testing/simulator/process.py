@@ -182,9 +182,8 @@ class Process:
 
     def handle_outside(self, event: Event) -> object:
         self._before(event)
-        judge = self.world.judge
-        judge.effect((event.value or b"").decode(), self.name, event)
-        judge.lanes.takes_effect(getcurrent(), event.offset)
+        self.world.judge.effect((event.value or b"").decode(), self.name, event)
+        self.world.judge.lanes.takes_effect(event.offset)
         return self._after(event)
 
     def batch_in_store(self, batch: Batch, tx: KeyValueTx) -> None:
@@ -215,8 +214,7 @@ class Process:
         self.running[getcurrent()] = event
         seconds = self.world.faults.handler_seconds(self)
         if self.world.lanes is not None:
-            lane = self.world.lanes.lane_of(event)
-            self.world.judge.lanes.begins(getcurrent(), self.name, event, lane)
+            self.world.judge.lanes.begins(self.name, event, self.world.lanes.lane_of(event))
             seconds = lasts(seconds, self.chance)
         self.keeper.expect(seconds)
         self.enter("handler", seconds)
@@ -237,7 +235,7 @@ class Process:
     def returned(self) -> None:
         """The handler of a lane has returned or raised, in this greenlet."""
         self.running.pop(getcurrent(), None)
-        self.world.judge.lanes.ends(getcurrent())
+        self.world.judge.lanes.ends()
 
 
 class SimKeeper:
