@@ -82,6 +82,7 @@ BAD_POLICIES: Mapping[str, tuple[Mapping[str, object], str]] = {
     "retry: jitter": ({"retry": eo.Retry(jitter=float("nan"))}, "from 0 to 1"),
     "limits: a number": ({"limits": 500}, "limits=500"),
     "limits: too many": ({"limits": eo.Limits(batch=65_536)}, "from 1 to 65535"),
+    "limits: held": ({"limits": eo.Limits(held=0)}, "Limits(held=0): from 1 to 65535"),
     "limits: half": ({"limits": eo.Limits(batch=2.5)}, "from 1 to 65535"),  # type: ignore[arg-type]
     "limits: text": ({"limits": eo.Limits(drain_seconds="5")}, "drain_seconds='5'"),  # type: ignore[arg-type]
     "limits: no time": ({"limits": eo.Limits(handler_timeout_seconds=0)}, "above 0"),
