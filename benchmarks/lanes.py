@@ -4,17 +4,17 @@
 
 A handler waits for 10 ms, as one that asks another system does. Records have keys, so many that a
 lane has seldom two. The clock runs from the end of the warm-up to the last effect. Beside it stands
-what is written by hand: a semaphore and a thread pool, without order, positions or promise.
+what is written by hand: a semaphore and threads, or tasks on aiokafka, without order, positions
+or promise.
 
-    lanes_64_speedup_sync          64 lanes over one, in the same round
-    lanes_64_share_by_hand_sync    64 lanes over the semaphore loop with as many threads
+    lanes_64_speedup_sync          64 lanes over one, in the same round; _async: tasks
+    lanes_64_share_by_hand_sync    64 lanes over the semaphore loop with as many threads, or tasks
     lanes_order_violations         effects of a key that came before an older one's, of all runs
-
-A driver is a contender by its name: the async ones end in `_async`, and nothing else changes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import shutil
@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from aiokafka import AIOKafkaConsumer
 from confluent_kafka import Consumer, Message, Producer
 from rich.progress import Progress
 
@@ -42,7 +43,7 @@ WAIT_SECONDS: Final = 0.01
 LANES: Final = 64
 KEYS: Final = 5_000
 WARM_UP: Final = 2 * LANES
-DRIVERS: Final = ("sync",)
+DRIVERS: Final = ("sync", "async")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +56,12 @@ class Scale:
 
 
 FULL: Final = Scale(one=600, many=20_000, rounds=5)
-QUICK: Final = Scale(one=300, many=6_000, rounds=3)
+QUICK: Final = Scale(one=300, many=6_000, rounds=5)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One run. `contender` is `lanes_sync` or `by_hand_sync`."""
+    """One run. `contender` is one of RUNS."""
 
     contender: str
     bootstrap: str
@@ -143,9 +144,61 @@ def by_hand_sync(job: Job, meter: Meter) -> None:
     consumer.close()
 
 
+def lanes_async(job: Job, meter: Meter) -> None:
+    async def main() -> None:
+        async with eo.AsyncOnceConsumer(
+            job.topic,
+            once=once_on(job.state),
+            bootstrap_servers=job.bootstrap,
+            group_id="bench-lanes",
+        ) as consumer:
+
+            async def handler(event: eo.Event) -> None:
+                await asyncio.sleep(WAIT_SECONDS)
+                if meter.note(event.key, event.offset):
+                    consumer.stop()
+
+            await consumer.run(handler, lanes=job.lanes)
+
+    asyncio.run(main())
+
+
+def by_hand_async(job: Job, meter: Meter) -> None:
+    async def main() -> None:
+        consumer = AIOKafkaConsumer(
+            job.topic,
+            bootstrap_servers=job.bootstrap,
+            group_id="bench-by-hand",
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+        )
+        free, over = asyncio.Semaphore(job.lanes), asyncio.Event()
+        running: set[asyncio.Task[None]] = set()
+
+        async def handler() -> None:
+            await asyncio.sleep(WAIT_SECONDS)
+            if meter.note(uuid.uuid4().bytes, 0):
+                over.set()
+            free.release()
+
+        await consumer.start()
+        while not over.is_set():
+            for records in (await consumer.getmany(timeout_ms=50, max_records=500)).values():
+                for _ in records:
+                    await free.acquire()
+                    task = asyncio.create_task(handler())
+                    running.add(task)
+                    task.add_done_callback(running.discard)
+        await consumer.stop()
+
+    asyncio.run(main())
+
+
 RUNS: Final[Mapping[str, Callable[[Job, Meter], None]]] = {
     "lanes_sync": lanes_sync,
     "by_hand_sync": by_hand_sync,
+    "lanes_async": lanes_async,
+    "by_hand_async": by_hand_async,
 }
 
 
