@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
-from greenlet import greenlet
+from greenlet import getcurrent, greenlet
 
 from effectonce.event import Event
 from effectonce.handlers import Handler, run_flight
@@ -79,7 +79,7 @@ class SimPool:
         self._handler = handler
         self._lanes = lanes
         self._flying = 0
-        self._ended: list[Flight] = []
+        self._ended: list[tuple[Flight, object]] = []
 
     def start(self, flight: Flight) -> None:
         self._flying += 1
@@ -95,10 +95,10 @@ class SimPool:
         try:
             run_flight(flight, self._handler)
         finally:
-            process.returned()
+            process.world.judge.lanes.ends()
         flight.seconds = process.world.schedule.now - began
         self._flying -= 1
-        self._ended.append(flight)
+        self._ended.append((flight, getcurrent()))
 
     def ended(self, seconds: float) -> Sequence[Flight]:
         process = self._process
@@ -106,7 +106,9 @@ class SimPool:
         while not self._ended and (left := until - process.world.schedule.now) > 0:
             process.sleep(min(left, LOOKS_SECONDS))
         ended, self._ended = self._ended, []
-        return ended
+        for _, runner in ended:  # until it is taken, the driver cannot know that it has ended
+            process.running.pop(runner, None)
+        return [flight for flight, _ in ended]
 
     def stop(self) -> None:
         """Greenlets end by themselves, or with their process."""

@@ -229,13 +229,9 @@ class Process:
         name = (event.value or b"").decode()
         self.world.judge.running[self.name] = event.partition, event.offset
         self.world.faults.handler_raises(self, "handler raises after its effect", name)
-        self.running.pop(getcurrent(), None)
+        if self.world.lanes is None:
+            self.running.pop(getcurrent(), None)
         return None
-
-    def returned(self) -> None:
-        """The handler of a lane has returned or raised, in this greenlet."""
-        self.running.pop(getcurrent(), None)
-        self.world.judge.lanes.ends()
 
 
 class SimKeeper:
