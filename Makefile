@@ -48,9 +48,9 @@ simulate: $(STAMP) ## A simulated cluster, every fault, every mutant  [SEEDS= SE
 	$(VENV)/bin/effectonce simulate --seeds '$(or $(SEEDS),1000)' $(call flag,seed,$(SEED)) \
 	  $(call flag,mode,$(MODE)) $(call flag,store,$(STORE))
 
-soak: $(STAMP) ## Simulate until stopped  [SEED= MODE= STORE=]
-	$(VENV)/bin/effectonce simulate --seeds 0 $(call flag,seed,$(SEED)) \
-	  $(call flag,mode,$(MODE)) $(call flag,store,$(STORE))
+soak: $(STAMP) ## Simulate until stopped, or hold records for an hour  [SEED= MODE= STORE= | HELD=3600]
+	$(if $(HELD),$(PY) -m benchmarks.held $(HELD),$(VENV)/bin/effectonce simulate --seeds 0 \
+	  $(call flag,seed,$(SEED)) $(call flag,mode,$(MODE)) $(call flag,store,$(STORE)))
 
 clean: ## Remove caches, builds and out/ (keeps .venv)
 	rm -rf build dist out .mypy_cache .ruff_cache .pytest_cache .hypothesis

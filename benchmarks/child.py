@@ -46,14 +46,16 @@ class Child:
 
 
 @contextmanager
-def child(module: str, job: Mapping[str, Any]) -> Iterator[Child]:
+def child(
+    module: str, job: Mapping[str, Any], *, patience_seconds: float = PATIENCE_SECONDS
+) -> Iterator[Child]:
     """Started at once; gone at the end of the `with` block, whatever happened."""
     argv = [sys.executable, "-m", module, json.dumps(dict(job))]
     with (
         tempfile.TemporaryFile("w+") as errors,
         subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
     ):
-        timer = Timer(PATIENCE_SECONDS, process.kill)
+        timer = Timer(patience_seconds, process.kill)
         timer.daemon = True
         timer.start()
         try:

@@ -1,0 +1,159 @@
+"""Whether memory stays flat while records are held behind one stuck key.
+
+    python -m benchmarks.held [SECONDS]     by itself; `make soak HELD=3600` an hour
+    python -m benchmarks.held JOB           one run's consumer, in a process of its own
+
+A handler of 8 lanes never returns from one event, in one of four partitions; producers go on. The
+position stays in front of that event, records behind it are held up to `Limits(held=)`, then their
+partition is paused, and the others flow. Sampled every second, as soon as the partition is paused:
+
+    held_memory_growth_mb      median resident memory of the last tenth less that of the first
+    held_bytes_per_effect      the same, an effect of the other keys: the index keeps 34 of each
+    held_most                  records that one partition had in memory
+    held_others_per_second     effects of all other keys meanwhile
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+from confluent_kafka import Producer
+from rich.console import Console
+from rich.progress import Progress
+
+import effectonce as eo
+from benchmarks.child import child
+from benchmarks.loads import HEADER, PARTITIONS
+from benchmarks.stored import once_on
+from effectonce.testing.servers import KafkaServer
+
+OUT: Final = Path("out/held.json")
+SECONDS: Final = 600
+LANES: Final = 8
+KEYS: Final = 1_000
+STUCK: Final = b"stuck"
+PER_SECOND: Final = 1_000
+VALUE_BYTES: Final = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What the consumer's process is told."""
+
+    bootstrap: str
+    topic: str
+    state: str
+    seconds: int
+
+
+def consume(job: Job) -> None:
+    """Print a sample a second, once a partition holds as much as it may."""
+    config = {"bootstrap.servers": job.bootstrap, "group.id": "held"}
+    effects, over = [0], threading.Event()
+    with eo.OnceConsumer(config, [job.topic], once_on(job.state)) as consumer:
+
+        def handler(event: eo.Event) -> None:
+            if event.key == STUCK:
+                over.wait()
+            else:
+                effects[0] += 1
+
+        def sample() -> None:
+            me, full = psutil.Process(), once_on(job.state).limits.held
+            most, left = 0, job.seconds
+            while left and not over.wait(1.0):
+                most = max([most, *(each.held for each in consumer.health().partitions)])
+                if most < full // 2:
+                    continue
+                left -= 1
+                said = {"rss": me.memory_info().rss, "effects": effects[0], "most": most}
+                print(json.dumps(said), flush=True)
+            over.set()
+            consumer.stop()
+
+        threading.Thread(target=sample, daemon=True).start()
+        consumer.run(handler, lanes=LANES)
+
+
+def measure(kafka: KafkaServer, home: Path, seconds: int, chance: random.Random) -> dict[str, Any]:
+    """Flat keys of the report."""
+    topic, over = f"held-{uuid.uuid4().hex[:8]}", threading.Event()
+    kafka.create_topic(topic, PARTITIONS)
+    producer = threading.Thread(
+        target=produce, args=(kafka.bootstrap, topic, chance, over), daemon=True
+    )
+    producer.start()
+    samples: list[dict[str, int]] = []
+    job = Job(kafka.bootstrap, topic, str(home / topic), seconds)
+    try:
+        with (
+            child("benchmarks.held", asdict(job), patience_seconds=seconds + 600) as ours,
+            Progress(console=Console(stderr=True)) as progress,
+        ):
+            bar = progress.add_task("held", total=seconds)
+            while len(samples) < seconds:
+                samples.append(ours.answer())
+                progress.advance(bar)
+    finally:
+        over.set()
+        producer.join()
+    tenth = max(seconds // 10, 1)
+    rss = [sample["rss"] / 1e6 for sample in samples]
+    growth_mb = statistics.median(rss[-tenth:]) - statistics.median(rss[:tenth])
+    effects = samples[-1]["effects"] - samples[0]["effects"]
+    return {
+        "held_seconds": seconds,
+        "held_memory_first_mb": round(statistics.median(rss[:tenth]), 1),
+        "held_memory_growth_mb": round(growth_mb, 1),
+        "held_bytes_per_effect": round(growth_mb * 1e6 / max(effects, 1)),
+        "held_most": samples[-1]["most"],
+        "held_others_per_second": round(effects / max(seconds - 1, 1)),
+    }
+
+
+def produce(bootstrap: str, topic: str, chance: random.Random, over: threading.Event) -> None:
+    """The stuck key first; then the others, until it is over."""
+    producer = Producer({"bootstrap.servers": bootstrap, "linger.ms": 5})
+
+    def send(key: bytes) -> None:
+        event_id = str(uuid.UUID(int=chance.getrandbits(128), version=4)).encode()
+        producer.produce(topic, bytes(VALUE_BYTES), key, headers=[(HEADER, event_id)])
+
+    send(STUCK)
+    producer.flush()
+    while not over.wait(0.1):
+        for _ in range(PER_SECOND // 10):
+            send(b"key %d" % chance.randrange(KEYS))
+        producer.poll(0)
+    producer.flush()
+
+
+def main(arguments: list[str]) -> int:
+    if arguments and arguments[0].startswith("{"):
+        consume(Job(**json.loads(arguments[0])))
+        return 0
+    seconds = int(arguments[0]) if arguments else SECONDS
+    seed = random.SystemRandom().randrange(2**31)
+    began = time.monotonic()
+    with KafkaServer.start(benchmark=True) as kafka, tempfile.TemporaryDirectory() as home:
+        found = measure(kafka, Path(home), seconds, random.Random(seed))
+    found |= {"seed": seed, "seconds": round(time.monotonic() - began)}
+    OUT.parent.mkdir(exist_ok=True)
+    OUT.write_text(json.dumps(found, indent=2) + "\n")
+    print(json.dumps(found, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
