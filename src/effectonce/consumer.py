@@ -221,6 +221,8 @@ class OnceConsumer:
         if self._closed:
             return
         self._closed = True
+        if (task := self._assignment.busy) is not None:
+            task.halted = True  # a handler of ours closes us
         try:
             self._settle_loan()
             self._take_back()

@@ -41,12 +41,11 @@ def test_every_problem_is_said_at_once_or_mending_takes_a_start_each() -> None:
         "fetch_max_byte: aiokafka has no such setting",
         "heartbeat_interval_ms=3000: at most a third of session_timeout_ms=6000",
         "topic 'no such': a name",
-        "replicas and wait_aof are options of the sync store",
         "index is an option of the sync store",
     ):
         eo.AsyncOnceConsumer(
             "no such",
-            once=once("redis://127.0.0.1:9/0?replicas=1&index=local&layout=partition"),
+            once=once("redis://127.0.0.1:9/0?index=local&layout=partition"),
             auto_offset_reset="latest",
             enable_auto_commit=True,
             isolation_level="read_uncommitted",
@@ -76,10 +75,15 @@ def test_a_setting_that_would_break_the_promise_is_refused_with_advice(
         consumer(**{name: value})
 
 
+def test_a_store_that_waits_for_replicas_is_the_sync_consumers_alone() -> None:
+    with stops(eo.ConfigError, "replicas and wait_aof are options of the sync store"):
+        consumer(once=once("redis://127.0.0.1:9/0?replicas=1"))
+
+
 def test_without_aiokafka_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.util.find_spec
     monkeypatch.setattr(
-        "effectonce.aio.find_spec", lambda name: None if name == "aiokafka" else real(name)
+        "effectonce.settings_aio.find_spec", lambda name: None if name == "aiokafka" else real(name)
     )
     with stops(eo.ConfigError, 'pip install "effectonce[aiokafka]"'):
         consumer()

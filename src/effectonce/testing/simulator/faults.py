@@ -159,16 +159,21 @@ class Faults:
         """The handler of the event `name` raises."""
         if not self.on:
             return
-        time = self._times[process.name, "handler"]
+        time = self._asked(process, kind)
         drawn = self._chance.random() < self._raises
         if self.falls(process.name, kind, "handler", time, drawn=drawn):
             self.fired(kind, "handler")
             self._world.judge.raised(process.name, name)
             raise HandlerRaised
 
+    def _asked(self, process: Any, kind: str) -> int:
+        """How often by now: calls of the handler are no number where lanes run side by side."""
+        self._times[process.name, kind] += 1
+        return self._times[process.name, kind]
+
     def handler_seconds(self, process: Any) -> float:
         if self.on:
-            time = self._times[process.name, "handler"] + 1  # it is asked before the call
+            time = self._asked(process, "slow handler")
             drawn = self._chance.random() < self._slow
             if length := self.falls(process.name, "slow handler", "handler", time, drawn=drawn):
                 return length.choice([0.3, 1.5, 3.0, 12.0])
