@@ -320,10 +320,7 @@ class AsyncOnceConsumer:
         if self._closed:
             raise RuntimeError("this consumer is closed; make a new one")
         if self._assignment is not None:
-            ours = self._assignment
-            if ours.busy is not None or (ours.lanes is not None and not ours.lanes.ended()):
-                raise RuntimeError("this consumer is in a handler: return from it, or stop()")
-            ours.lanes = None
+            await self._take_over(self._assignment)
             return
         store_id = await self._store.prepare()
         from effectonce.aiokafka_client import AiokafkaClient
@@ -359,14 +356,23 @@ class AsyncOnceConsumer:
         self._assignment = ours
         self._watch.start(ours, self._calls)
 
+    async def _take_over(self, ours: Assignment) -> None:
+        """What the last run left: its late handlers, and records that were in its hands."""
+        if ours.lanes is not None:
+            await ours.lanes.drain(ours.partitions(), 0.0)
+        if ours.busy is not None or (ours.lanes is not None and not ours.lanes.ended()):
+            raise RuntimeError("this consumer is in a handler: return from it, or stop()")
+        ours.lanes = None
+        if self._in_turn:
+            self._take_back()
+            ours.begin_again()
+            self._in_turn = False
+
     async def _turn(self) -> Task | None:
         """One look around: what is due is done, and at most one task is decided."""
         ours = self._ours
         if ours.fatal is not None:
             raise ours.fatal
-        if self._in_turn:
-            self._take_back()
-            ours.begin_again()
         self._in_turn = True
         await ours.see_to_what_is_due()
         ready = await ours.ready()

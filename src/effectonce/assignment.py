@@ -176,6 +176,8 @@ class Assignment:
         """Whether the partition is past the end that it had when it began."""
         if owned.stage is not Stage.RUNNING or owned.held or owned.unsent is not None:
             return False
+        if owned.anew or owned.dropped:
+            return False
         if owned.row.next >= owned.log_end:
             return True
         if owned.lanes is not None and len(owned.lanes.lanes):

@@ -322,9 +322,6 @@ class OnceConsumer:
         ours = self._assignment
         if ours.fatal is not None:
             raise ours.fatal
-        if self._in_turn:
-            self._take_back()
-            ours.begin_again()
         self._in_turn = True
         now(ours.see_to_what_is_due)
         ready = now(ours.ready)
@@ -453,6 +450,10 @@ class OnceConsumer:
         if ours.busy is not None or (ours.lanes is not None and not ours.lanes.ended()):
             raise RuntimeError("this consumer is in a handler: return from it first, or stop()")
         ours.lanes = None
+        if self._in_turn:
+            self._take_back()
+            ours.begin_again()
+            self._in_turn = False
 
     def _settle_loan(self) -> None:
         if (task := self._loaned) is not None:
