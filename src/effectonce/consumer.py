@@ -360,10 +360,7 @@ class OnceConsumer:
             now(ours.check_topics)  # partitions of a deleted topic may just have been revoked
         elif self._stopping or not ours.has_ended():
             return
-        if errors := ours.stopped():
-            for other in errors[1:]:
-                errors[0].add_note(f"and {other}")
-            raise errors[0]
+        raise_all(ours.stopped())
 
     async def _drain(self) -> None:
         self._keeper.await_left(self._drain_seconds)
@@ -469,6 +466,14 @@ def seen(ours: Assignment) -> Health:
     rows = tuple(health_of(o) for o in owned)
     well = ours.cut is None and not ours.gone and all(row.error is None for row in rows)
     return Health(ok=well, partitions=rows)
+
+
+def raise_all(errors: list[Exception]) -> None:
+    """Raise the first, with the others in its notes; nothing, where there is none."""
+    for other in errors[1:]:
+        errors[0].add_note(f"and {other}")
+    if errors:
+        raise errors[0]
 
 
 def _check_until(until: object) -> None:

@@ -39,7 +39,7 @@ def test_a_lanes_run_after_one_that_failed_loses_nothing(
 
         async def handler(event: eo.Event) -> None:
             await target.takes(event)
-            if event.key == b"d" :
+            if event.key == b"d":
                 await gate.wait()
 
         async with asyncio.timeout(PATIENCE_SECONDS), ours(flow) as it:
@@ -85,7 +85,9 @@ def test_records_in_hand_when_a_run_is_broken_off_come_again(
                         raise Odd
                     return real(records)
 
-                object.__setattr__(it._once, "identity", type("I", (), {"identify": staticmethod(identify)}))
+                object.__setattr__(
+                    it._once, "identity", type("I", (), {"identify": staticmethod(identify)})
+                )
                 with pytest.raises(Odd):
                     await it.run(target.takes)
             send_more = send(flow, ["z"])
@@ -160,8 +162,10 @@ def test_close_from_several_tasks(flow: RealFlow, lanes: int) -> None:
         run = asyncio.create_task(it.run(handler, lanes=lanes))
         await began.wait()
         async with asyncio.timeout(PATIENCE_SECONDS):
-            print(await asyncio.gather(it.close(), it.close(), it.close(), return_exceptions=True))
-            await run
+            closes = [asyncio.create_task(it.close()) for _ in range(3)]
+            await asyncio.wait(closes, return_when=asyncio.FIRST_COMPLETED)
+            assert it._client is not None and it._client._consumer._closed
+            await asyncio.gather(*closes, run)
         await at_end(flow, target)
         assert len(target.seen) == 4
 
@@ -198,6 +202,7 @@ def test_a_loop_beside_a_run_is_refused(flow: RealFlow, lanes: int) -> None:
     async def main() -> None:
         sent = send(flow, list("abcd"))
         target, began = Target(), asyncio.Event()
+
         async def handler(event: eo.Event) -> None:
             began.set()
             await asyncio.sleep(0.1)
@@ -210,6 +215,7 @@ def test_a_loop_beside_a_run_is_refused(flow: RealFlow, lanes: int) -> None:
                 with pytest.raises(RuntimeError):
                     await it.__anext__()
                 await target.until(lambda: len(target.seen) == 4)
+                await asyncio.sleep(0.5)
             it.stop()
             await run
         assert Counter(target.seen) == Counter(sent)
