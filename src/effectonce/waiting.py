@@ -37,11 +37,11 @@ def may_go_on(owned: Owned, now: float) -> bool:
     return owned.stage is Stage.RUNNING and not owned.unanswered and owned.due <= now
 
 
-def is_all_seen_to(owned: Owned) -> bool:
-    """Nothing of what was fetched waits here, and nothing of it is to come again."""
+def owes(owned: Owned) -> bool:
+    """Something of what was fetched waits here, or is to come again."""
     if owned.stage is not Stage.RUNNING or owned.held or owned.unsent is not None:
-        return False
-    return not (owned.anew or owned.dropped)
+        return True
+    return owned.anew or owned.dropped
 
 
 def is_idle(owned: Owned, now: float, after_seconds: float) -> bool:
