@@ -222,6 +222,56 @@ def test_closing_beside_a_run_waits_for_the_event_in_the_handler(flow: AioFlow) 
     assert flow.effects() == once_each(ids[:1])
 
 
+def test_closing_twice_beside_a_run_waits_each_time_until_the_group_is_left(
+    flow: AioFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow.send(1)
+    leave, left = AiokafkaClient.close, list[str]()
+
+    async def slowly(self: AiokafkaClient) -> None:
+        await leave(self)
+        left.append("the group")
+
+    monkeypatch.setattr(AiokafkaClient, "close", slowly)
+
+    async def main() -> None:
+        reached = asyncio.Event()
+
+        async def handler(event: eo.Event, tx: eo.AsyncKeyValueTx) -> None:
+            reached.set()
+
+        async def close() -> None:
+            await consumer.close()
+            assert left == ["the group"]
+
+        consumer = flow.aio()
+        running = asyncio.create_task(consumer.run(handler))
+        await reached.wait()
+        await asyncio.gather(close(), close(), running)
+        await close()
+
+    run(main())
+
+
+def test_a_loop_of_ones_own_beside_a_run_is_refused_or_both_would_take_records(
+    flow: AioFlow,
+) -> None:
+    ids = flow.send(2)
+
+    async def main() -> None:
+        async with flow.aio() as consumer:
+            running = asyncio.create_task(consumer.run(count))
+            await asyncio.sleep(0)
+            with pytest.raises(RuntimeError, match="runs already"):
+                await anext(consumer)
+            consumer.stop()
+            await running
+
+    run(main())
+    flow.job()
+    assert flow.effects() == once_each(ids)
+
+
 # -- deadlines -----------------------------------------------------------------------------------
 
 
