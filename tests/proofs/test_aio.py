@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import pytest
 import uvloop
+from aiokafka.cluster import ClusterMetadata
 from aiokafka.errors import KafkaConnectionError
 
 import effectonce as eo
@@ -220,6 +221,28 @@ def test_closing_beside_a_run_waits_for_the_event_in_the_handler(flow: AioFlow) 
 
     run(main())
     assert flow.effects() == once_each(ids[:1])
+
+
+def test_a_start_while_no_broker_is_alive_waits_for_one(
+    flow: AioFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = flow.send(1)
+    update, fenced = ClusterMetadata.update_metadata, [1]
+
+    def update_metadata(self: ClusterMetadata, metadata: Any) -> None:
+        if fenced:  # aiokafka overlooks a list without brokers
+            fenced.pop()
+        else:
+            update(self, metadata)
+
+    monkeypatch.setattr(ClusterMetadata, "update_metadata", update_metadata)
+
+    async def main() -> None:
+        async with flow.aio() as consumer:
+            await consumer.run(count, until=eo.END)
+
+    run(main())
+    assert flow.effects() == once_each(ids)
 
 
 def test_closing_twice_beside_a_run_waits_each_time_until_the_group_is_left(
