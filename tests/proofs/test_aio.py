@@ -14,6 +14,7 @@ from typing import Any, cast
 import pytest
 import uvloop
 from aiokafka.cluster import ClusterMetadata
+from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.errors import KafkaConnectionError
 
 import effectonce as eo
@@ -243,6 +244,30 @@ def test_a_start_while_no_broker_is_alive_waits_for_one(
 
     run(main())
     assert flow.effects() == once_each(ids)
+
+
+def test_closing_while_a_fetch_backs_off_raises_nothing_and_leaves_nothing_open(
+    flow: AioFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow.send(1)
+
+    async def main() -> None:
+        reached, before = asyncio.Event(), asyncio.all_tasks()
+
+        async def backs_off(self: Fetcher, *request: object) -> bool:
+            reached.set()
+            await asyncio.sleep(PATIENCE_SECONDS)
+            return False
+
+        monkeypatch.setattr(Fetcher, "_proc_fetch_request", backs_off)
+        consumer = flow.aio()
+        running = asyncio.create_task(consumer.run(count))
+        await reached.wait()
+        await consumer.close()
+        await running
+        await until(lambda: asyncio.all_tasks() == before)
+
+    run(main())
 
 
 def test_closing_twice_beside_a_run_waits_each_time_until_the_group_is_left(
