@@ -21,7 +21,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from effectonce.assignment import Assignment
-from effectonce.consumer import FETCH_SECONDS, Until, seen
+from effectonce.consumer import FETCH_SECONDS, Until, raise_all, seen
 from effectonce.core.order import Order
 from effectonce.errors import BrokerError, ConfigError, UnknownTopic
 from effectonce.event import Batch
@@ -36,7 +36,7 @@ from effectonce.handlers_aio import (
 )
 from effectonce.hooks import BatchStarted, around_batch
 from effectonce.keeper import SystemClock
-from effectonce.keeper_aio import Watch, kept, on_sigterm
+from effectonce.keeper_aio import Watch, alone, kept, on_sigterm
 from effectonce.lane_desk import LaneOf, check_lanes
 from effectonce.lane_run import LaneRun
 from effectonce.lanes_aio import Tasks, run_lanes
@@ -158,7 +158,8 @@ class AsyncOnceConsumer:
         return self
 
     async def __anext__(self) -> Batch:
-        batch = await self._unbroken(self._next())
+        with alone(self._idle):
+            batch = await self._unbroken(self._next())
         if batch is None:
             raise StopAsyncIteration
         return batch
@@ -181,15 +182,16 @@ class AsyncOnceConsumer:
 
         A run in another task is stopped, and its handler waited for.
         """
-        if self._closed:
-            return
         task, pool = asyncio.current_task(), self._pool
         if task is self._calls.running or (pool is not None and pool.holds(task)):
             raise RuntimeError("this consumer is in a handler: return from it, or stop()")
         self.stop()
-        await self._idle.wait()
-        self._closed = True
-        await self._unbroken(self._close())
+        while not self._idle.is_set():
+            await self._idle.wait()
+        if not self._closed:
+            self._closed = True
+            with alone(self._idle):
+                await self._unbroken(self._close())
 
     async def __aenter__(self) -> Self:
         return self
@@ -262,14 +264,8 @@ class AsyncOnceConsumer:
     async def _run(self, until: Until, work: Callable[[], Awaitable[None]]) -> None:
         if until not in list(Until):
             raise ConfigError([f"until={until!r}: effectonce.END, or left out"])
-        if not self._idle.is_set():
-            raise RuntimeError("this consumer runs already: one run at a time")
-        self._idle.clear()
-        try:
-            with on_sigterm(self.stop):
-                await self._unbroken(self._loop(until, work))
-        finally:
-            self._idle.set()
+        with alone(self._idle), on_sigterm(self.stop):
+            await self._unbroken(self._loop(until, work))
 
     async def _loop(self, until: Until, work: Callable[[], Awaitable[None]]) -> None:
         async with self._held():
@@ -320,10 +316,7 @@ class AsyncOnceConsumer:
         if self._closed:
             raise RuntimeError("this consumer is closed; make a new one")
         if self._assignment is not None:
-            ours = self._assignment
-            if ours.busy is not None or (ours.lanes is not None and not ours.lanes.ended()):
-                raise RuntimeError("this consumer is in a handler: return from it, or stop()")
-            ours.lanes = None
+            await self._take_over(self._assignment)
             return
         store_id = await self._store.prepare()
         from effectonce.aiokafka_client import AiokafkaClient
@@ -359,14 +352,23 @@ class AsyncOnceConsumer:
         self._assignment = ours
         self._watch.start(ours, self._calls)
 
+    async def _take_over(self, ours: Assignment) -> None:
+        """What the last run left: its late handlers, and records that were in its hands."""
+        if ours.lanes is not None:
+            await ours.lanes.drain(ours.partitions(), 0.0)
+        if ours.busy is not None or (ours.lanes is not None and not ours.lanes.ended()):
+            raise RuntimeError("this consumer is in a handler: return from it, or stop()")
+        ours.lanes = None
+        if self._in_turn:
+            self._take_back()
+            ours.begin_again()
+            self._in_turn = False
+
     async def _turn(self) -> Task | None:
         """One look around: what is due is done, and at most one task is decided."""
         ours = self._ours
         if ours.fatal is not None:
             raise ours.fatal
-        if self._in_turn:
-            self._take_back()
-            ours.begin_again()
         self._in_turn = True
         await ours.see_to_what_is_due()
         ready = await ours.ready()
@@ -409,10 +411,7 @@ class AsyncOnceConsumer:
             await ours.check_topics()
         elif self._stopping or not ours.has_ended():
             return
-        if errors := ours.stopped():
-            for other in errors[1:]:
-                errors[0].add_note(f"and {other}")
-            raise errors[0]
+        raise_all(ours.stopped())
 
     async def _drain(self) -> None:
         try:

@@ -16,6 +16,10 @@ What aiokafka 0.14 does by itself, and how it is kept from that (all seen in its
 | looks for new partitions, or a topic made anew, every  | whenever the driver compares topic ids  |
 |   five minutes                                         |   and finds others than it knows        |
 | leaves if nobody asks for records                      | a `max_poll_interval_ms` without end    |
+| starts without a broker (all are fenced): its group    | one is waited for, then it subscribes   |
+|   task ends then with an AssertionError                |                                         |
+| raises CancelledError from `stop` while a broker is    | caught, and the rest of it is closed    |
+|   down                                                 |                                         |
 | swallows what a callback raises                        | kept, and raised by `fetch`             |
 """
 
@@ -61,6 +65,7 @@ CALL_SECONDS: Final = 10.0
 COMMIT_SECONDS: Final = 5.0
 """Below the default session: a revoke waits for its commit."""
 STOP_SECONDS: Final = 15.0
+METADATA_SECONDS: Final = 0.1
 _END: Final = "\0"
 """Behind metadata, as confluent-kafka writes it, and needs it: where there is none it reads on
 (2.16, seen: a witness of 72 bytes, from epoch 10 on, was another one to it)."""
@@ -144,6 +149,10 @@ class AiokafkaClient:
         """Connect and subscribe."""
         async with _translated("start"):
             await self._consumer.start()
+            client = self._consumer._client
+            while not client.cluster.brokers():
+                if not await client.force_metadata_update():
+                    await asyncio.sleep(METADATA_SECONDS)
         self._ours = ours
         self._consumer.subscribe(topics, listener=_Listener(self))
 
@@ -364,11 +373,24 @@ class AiokafkaClient:
             await asyncio.wait([self._committing])
         try:
             async with asyncio.timeout(STOP_SECONDS):
-                await self._consumer.stop()
+                await self._stop()
         except TimeoutError:
             log.warning("the group was not left in %g s: its session ends it", STOP_SECONDS)
         except KafkaError as error:  # the group's task ended with it, and it was told
             log.info("Kafka, while leaving: %s", _said(error))
+
+    async def _stop(self) -> None:
+        """Its own end breaks off at a fetch that backs off: the CancelledError is nobody's."""
+        consumer, task = self._consumer, asyncio.current_task()
+        try:
+            await consumer.stop()
+        except asyncio.CancelledError:
+            if task is None or task.cancelling():
+                raise
+        finally:
+            for fetch in consumer._fetcher._pending_tasks if consumer._fetcher else ():
+                fetch.cancel()
+            await consumer._client.close()
 
     # -- aiokafka's callbacks ------------------------------------------------------------------
 

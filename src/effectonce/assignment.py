@@ -34,7 +34,7 @@ from effectonce.ports import (
     Records,
     TopicPartition,
 )
-from effectonce.waiting import is_full, is_idle, is_to_pause, may_go_on, waits, was_refused
+from effectonce.waiting import is_full, is_idle, is_to_pause, may_go_on, owes, waits, was_refused
 
 log = logging.getLogger("effectonce")
 
@@ -174,7 +174,7 @@ class Assignment:
 
     async def at_end(self, owned: Owned) -> bool:
         """Whether the partition is past the end that it had when it began."""
-        if owned.stage is not Stage.RUNNING or owned.held or owned.unsent is not None:
+        if owes(owned):
             return False
         if owned.row.next >= owned.log_end:
             return True

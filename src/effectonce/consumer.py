@@ -324,9 +324,6 @@ class OnceConsumer:
         ours = self._assignment
         if ours.fatal is not None:
             raise ours.fatal
-        if self._in_turn:
-            self._take_back()
-            ours.begin_again()
         self._in_turn = True
         now(ours.see_to_what_is_due)
         ready = now(ours.ready)
@@ -365,10 +362,7 @@ class OnceConsumer:
             now(ours.check_topics)  # partitions of a deleted topic may just have been revoked
         elif self._stopping or not ours.has_ended():
             return
-        if errors := ours.stopped():
-            for other in errors[1:]:
-                errors[0].add_note(f"and {other}")
-            raise errors[0]
+        raise_all(ours.stopped())
 
     async def _drain(self) -> None:
         self._keeper.await_left(self._drain_seconds)
@@ -455,6 +449,10 @@ class OnceConsumer:
         if ours.busy is not None or (ours.lanes is not None and not ours.lanes.ended()):
             raise RuntimeError("this consumer is in a handler: return from it first, or stop()")
         ours.lanes = None
+        if self._in_turn:
+            self._take_back()
+            ours.begin_again()
+            self._in_turn = False
 
     def _settle_loan(self) -> None:
         if (task := self._loaned) is not None:
@@ -470,6 +468,14 @@ def seen(ours: Assignment) -> Health:
     rows = tuple(health_of(o) for o in owned)
     well = ours.cut is None and not ours.gone and all(row.error is None for row in rows)
     return Health(ok=well, partitions=rows)
+
+
+def raise_all(errors: list[Exception]) -> None:
+    """Raise the first, with the others in its notes; nothing, where there is none."""
+    for other in errors[1:]:
+        errors[0].add_note(f"and {other}")
+    if errors:
+        raise errors[0]
 
 
 def _check_until(until: object) -> None:

@@ -116,6 +116,18 @@ def _hear() -> None:
     _before.append(signal.signal(signal.SIGTERM, on_signal))
 
 
+@contextmanager
+def alone(idle: asyncio.Event) -> Iterator[None]:
+    """Whoever uses the consumer now; it is idle once more when that ends."""
+    if not idle.is_set():
+        raise RuntimeError("this consumer runs already: one run at a time")
+    idle.clear()
+    try:
+        yield
+    finally:
+        idle.set()
+
+
 async def kept(work: Coroutine[Any, Any, T]) -> tuple[T | None, BaseException | None]:
     """What it returned and what it raised: sys.exit in a task would break the loop off."""
     try:

@@ -15,7 +15,7 @@ from effectonce.assignment import Assignment
 from effectonce.core.order import Order
 from effectonce.lane_desk import LaneDesk, LaneOf
 from effectonce.once import Once
-from effectonce.owned import AsyncPool
+from effectonce.owned import AsyncPool, Flight
 from effectonce.ports import AsyncStore, Clock
 
 POLL_SECONDS: Final = 0.005
@@ -45,7 +45,9 @@ class LaneRun:
         `grace_seconds`: what a handler may take that was told that its time is over.
         """
         self._limits = once.limits
-        self._hangs_after = once.limits.handler_timeout_seconds + grace_seconds
+        self._grace_seconds = grace_seconds
+        self._overdue: Flight | None = None
+        self._overdue_since = 0.0
         self._ours = ours
         self._clock = clock
         self._desk = ours.lanes = LaneDesk(
@@ -93,8 +95,12 @@ class LaneRun:
         oldest = next(iter(self._desk.flights), None)
         if oldest is None:
             return
-        if self._clock.monotonic() - oldest.began >= self._hangs_after:
-            await self._ours.leave_at_once(oldest.owned)
+        now = self._clock.monotonic()
+        if now - oldest.began >= self._limits.handler_timeout_seconds:
+            if oldest is not self._overdue:  # where the loop was blocked, it is told only now
+                self._overdue, self._overdue_since = oldest, now
+            if now - self._overdue_since >= self._grace_seconds:
+                await self._ours.leave_at_once(oldest.owned)
         if self._ours.cut is not None:
             raise self._ours.cut
 
@@ -116,3 +122,4 @@ class LaneRun:
         for owned in self._ours.partitions():
             if owned.lanes is not None:
                 owned.attempt_offset = max(owned.attempt_offset, owned.lanes.next)
+            owned.dropped = True  # records may be missing between those that were taken in

@@ -33,6 +33,7 @@ class Tasks:
         self._flying: dict[Calls, asyncio.Task[None]] = {}
         self._ended: deque[Flight] = deque()
         self._news = asyncio.Event()
+        self._interrupted = False
 
     def start(self, flight: Flight) -> None:
         call = Calls(self._deadline_seconds)
@@ -49,7 +50,8 @@ class Tasks:
         return ended
 
     def interrupt(self) -> None:
-        """Cancel every handler that runs."""
+        """Cancel every handler that runs; none begins any more."""
+        self._interrupted = True
         for call in self._flying:
             call.interrupt()
 
@@ -60,7 +62,10 @@ class Tasks:
     async def _fly(self, flight: Flight, call: Calls) -> None:
         began = time.monotonic()
         try:
-            await run_flight(flight, self._handler, call)
+            if self._interrupted:
+                flight.escaping = Interrupted()
+            else:
+                await run_flight(flight, self._handler, call)
         finally:
             flight.seconds = time.monotonic() - began
             del self._flying[call]
@@ -89,8 +94,12 @@ async def run_lanes(
     run: LaneRun, done: Callable[[], Awaitable[bool]], drain_seconds: float
 ) -> None:
     """Turn until it is done, and settle what runs. Raises what must be let through."""
-    while not (await done() or run.escaping):
-        await run.turn()
-    await run.finish(drain_seconds)
+    try:
+        while not (await done() or run.escaping):
+            await run.turn()
+        await run.finish(drain_seconds)
+    except BaseException:
+        run.broken_off()
+        raise
     if run.escaping is not None and not isinstance(run.escaping, Interrupted):
         raise run.escaping

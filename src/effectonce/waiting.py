@@ -37,6 +37,13 @@ def may_go_on(owned: Owned, now: float) -> bool:
     return owned.stage is Stage.RUNNING and not owned.unanswered and owned.due <= now
 
 
+def owes(owned: Owned) -> bool:
+    """Something of what was fetched waits here, or is to come again."""
+    if owned.stage is not Stage.RUNNING or owned.held or owned.unsent is not None:
+        return True
+    return owned.anew or owned.dropped
+
+
 def is_idle(owned: Owned, now: float, after_seconds: float) -> bool:
     """Nothing has come, and nothing was heard of the store, for so long."""
     settled = not owned.held and owned.unsent is None

@@ -13,6 +13,8 @@ from typing import Any, cast
 
 import pytest
 import uvloop
+from aiokafka.cluster import ClusterMetadata
+from aiokafka.consumer.fetcher import Fetcher
 from aiokafka.errors import KafkaConnectionError
 
 import effectonce as eo
@@ -220,6 +222,102 @@ def test_closing_beside_a_run_waits_for_the_event_in_the_handler(flow: AioFlow) 
 
     run(main())
     assert flow.effects() == once_each(ids[:1])
+
+
+def test_a_start_while_no_broker_is_alive_waits_for_one(
+    flow: AioFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = flow.send(1)
+    update, fenced = ClusterMetadata.update_metadata, [1]
+
+    def update_metadata(self: ClusterMetadata, metadata: Any) -> None:
+        if fenced:  # aiokafka overlooks a list without brokers
+            fenced.pop()
+        else:
+            update(self, metadata)
+
+    monkeypatch.setattr(ClusterMetadata, "update_metadata", update_metadata)
+
+    async def main() -> None:
+        async with flow.aio() as consumer:
+            await consumer.run(count, until=eo.END)
+
+    run(main())
+    assert flow.effects() == once_each(ids)
+
+
+def test_closing_while_a_fetch_backs_off_raises_nothing_and_leaves_nothing_open(
+    flow: AioFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow.send(1)
+
+    async def main() -> None:
+        reached, before = asyncio.Event(), asyncio.all_tasks()
+
+        async def backs_off(self: Fetcher, *request: object) -> bool:
+            reached.set()
+            await asyncio.sleep(PATIENCE_SECONDS)
+            return False
+
+        monkeypatch.setattr(Fetcher, "_proc_fetch_request", backs_off)
+        consumer = flow.aio()
+        running = asyncio.create_task(consumer.run(count))
+        await reached.wait()
+        await consumer.close()
+        await running
+        await until(lambda: asyncio.all_tasks() == before)
+
+    run(main())
+
+
+def test_closing_twice_beside_a_run_waits_each_time_until_the_group_is_left(
+    flow: AioFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow.send(1)
+    leave, left = AiokafkaClient.close, list[str]()
+
+    async def slowly(self: AiokafkaClient) -> None:
+        await leave(self)
+        left.append("the group")
+
+    monkeypatch.setattr(AiokafkaClient, "close", slowly)
+
+    async def main() -> None:
+        reached = asyncio.Event()
+
+        async def handler(event: eo.Event, tx: eo.AsyncKeyValueTx) -> None:
+            reached.set()
+
+        async def close() -> None:
+            await consumer.close()
+            assert left == ["the group"]
+
+        consumer = flow.aio()
+        running = asyncio.create_task(consumer.run(handler))
+        await reached.wait()
+        await asyncio.gather(close(), close(), running)
+        await close()
+
+    run(main())
+
+
+def test_a_loop_of_ones_own_beside_a_run_is_refused_or_both_would_take_records(
+    flow: AioFlow,
+) -> None:
+    ids = flow.send(2)
+
+    async def main() -> None:
+        async with flow.aio() as consumer:
+            running = asyncio.create_task(consumer.run(count))
+            await asyncio.sleep(0)
+            with pytest.raises(RuntimeError, match="runs already"):
+                await anext(consumer)
+            consumer.stop()
+            await running
+
+    run(main())
+    flow.job()
+    assert flow.effects() == once_each(ids)
 
 
 # -- deadlines -----------------------------------------------------------------------------------

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 import pytest
 
 import effectonce as eo
+from effectonce.aio import GRACE_SECONDS
+from effectonce.aiokafka_client import AiokafkaClient
+from effectonce.errors import BrokerError
+from effectonce.ports import Records
 from tests.bad_input.kit import PATIENCE_SECONDS
 from tests.proofs.aio_kit import consumer
 from tests.proofs.kit import RealFlow
@@ -189,5 +194,84 @@ def test_a_handler_that_closes_its_own_consumer_is_told_so(flow: RealFlow) -> No
         async with asyncio.timeout(PATIENCE_SECONDS), ours(flow) as it:
             await it.run(handler, until=eo.END, lanes=2)
         assert "stop()" in await told
+
+    asyncio.run(main())
+
+
+@pytest.mark.confluent
+def test_a_lanes_run_after_one_that_failed_goes_on_where_that_was(
+    flow: RealFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        sent, target = send(flow, [*"abcabc", "slow", "slow"]), Target()
+        fetch, no, ended = AiokafkaClient.fetch, [BrokerError("no")], asyncio.Event()
+
+        async def fails_once(self: AiokafkaClient, limit: int, seconds: float) -> Sequence[Records]:
+            if len(target.seen) >= 7 and no:
+                raise no.pop()
+            return await fetch(self, limit, seconds)
+
+        monkeypatch.setattr(AiokafkaClient, "fetch", fails_once)
+        gate = asyncio.Event()
+
+        async def handler(event: eo.Event) -> None:
+            await target.takes(event)
+            if event.key == b"slow":
+                await gate.wait()
+                ended.set()
+
+        async with asyncio.timeout(PATIENCE_SECONDS), ours(flow) as it:
+            with pytest.raises(BrokerError):
+                await it.run(handler, lanes=4)
+            with pytest.raises(RuntimeError, match="in a handler"):
+                await it.run(handler, lanes=4)
+            gate.set()
+            await ended.wait()
+            await it.run(target.takes, until=eo.END, lanes=4)
+        assert by_key(target.seen) == by_key(sent), "also the one that ended between the runs"
+
+    asyncio.run(main())
+
+
+@pytest.mark.confluent
+def test_a_handler_of_a_run_that_was_cancelled_just_before_does_not_begin(flow: RealFlow) -> None:
+    async def main() -> None:
+        send(flow, ["a", "b"])
+        began = list[str]()
+
+        async def handler(event: eo.Event) -> None:
+            began.append(event.id)
+            await asyncio.Event().wait()
+
+        def lane(event: eo.Event) -> None:
+            run.cancel()
+
+        async with asyncio.timeout(PATIENCE_SECONDS), ours(flow) as it:
+            run = asyncio.create_task(it.run(handler, lanes=4, lane=lane))
+            with pytest.raises(asyncio.CancelledError):
+                await run
+            assert not began
+            target = Target()
+            await it.run(target.takes, until=eo.END, lanes=4)
+            assert len(target.seen) == 2
+
+    asyncio.run(main())
+
+
+@pytest.mark.confluent
+def test_a_loop_that_was_blocked_past_all_deadlines_cuts_nobody_off(flow: RealFlow) -> None:
+    async def main() -> None:
+        sent, target, blocks = send(flow, [*"abc", "blocks"]), Target(), [GRACE_SECONDS + 1.0]
+
+        async def handler(event: eo.Event) -> None:
+            if event.key == b"blocks" and blocks:
+                time.sleep(blocks.pop())
+            elif blocks:
+                await asyncio.Event().wait()  # is told only afterwards that its time is over
+            await target.takes(event)
+
+        async with asyncio.timeout(PATIENCE_SECONDS), ours(flow, handler_timeout_seconds=0.5) as it:
+            await it.run(handler, until=eo.END, lanes=4)
+        assert set(target.seen) == set(sent)
 
     asyncio.run(main())

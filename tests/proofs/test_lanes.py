@@ -18,6 +18,7 @@ import pytest
 
 import effectonce as eo
 from effectonce.hooks import PartitionAssigned, PartitionReleased, PartitionStalled
+from effectonce.identity.record import Record
 from tests.bad_input.kit import PATIENCE_SECONDS, id_header
 from tests.proofs.kit import CLASSIC, RealFlow
 from tests.proofs.lanes_worker import COMMIT_SECONDS, HANDLER_SECONDS, LANES
@@ -108,6 +109,25 @@ def test_effects_of_a_key_arrive_in_its_order_though_members_come_and_go(
             flow.watch.until(lambda: len(flow.watch.of(PartitionAssigned)) >= 6)
         flow.watch.until(lambda: len(set(target.ids)) == len(sent))
     assert Counter(target.ids) == Counter(dict.fromkeys(flow.ids, 1)), "a revoke drains"
+    assert by_key(target.seen) == by_key(sent)
+
+
+@pytest.mark.parametrize("then", [1, 4])
+@pytest.mark.parametrize("first", [1, 4])
+def test_what_a_run_had_in_hand_as_it_was_broken_off_comes_again_before_a_job_ends(
+    flow: RealFlow, first: int, then: int
+) -> None:
+    sent, target, exits = send(flow, list("abcab")), Target(flow), ["once"]
+
+    def find(record: Record) -> str:
+        if exits:
+            sys.exit(exits.pop())
+        return (record.value or b"").decode()
+
+    with flow.consumer(effects=OUTSIDE, identify=eo.custom(find, version="1")) as consumer:
+        with pytest.raises(SystemExit):
+            consumer.run(target.takes, lanes=first)
+        consumer.run(target.takes, until=eo.END, lanes=then)
     assert by_key(target.seen) == by_key(sent)
 
 
