@@ -34,9 +34,13 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 import numpy as np
-from aiokafka import ConsumerRecord
-from faststream import BaseMiddleware
-from faststream.kafka.message import KafkaAckableMessage
+
+try:
+    from aiokafka import ConsumerRecord
+    from aiokafka import TopicPartition as _TopicPartition
+    from faststream import AckPolicy, BaseMiddleware
+except ImportError as error:
+    raise ImportError('FastStream is missing: pip install "effectonce[faststream]"') from error
 
 from effectonce.aiokafka_client import ConsumerRecords
 from effectonce.core.outcome import decode_outcome, encode_outcome
@@ -79,6 +83,8 @@ log = logging.getLogger("effectonce")
 T = TypeVar("T")
 Run: TypeAlias = Callable[[], Awaitable[Any]]
 
+REFUSED_SECONDS: Final = 1.0
+"""Between two refusals of a subscriber's records, which stay where they are."""
 WAIT_SECONDS: Final = 0.05
 WAIT_MAX_SECONDS: Final = 5.0
 """Backoff while the store is down, as of a consumer's (desk.py)."""
@@ -89,11 +95,14 @@ class OnceMiddleware:
 
     once: `Outside(on_doubt="repeat")`, with a store that all members share.
 
-    Raises ConfigError at construction, and for a subscriber that FastStream acknowledges before its
-    handler has run (its default), or that takes batches.
+    Raises ConfigError at construction, and for each record of a subscriber that would lose events:
+    one that FastStream acknowledges before its handler has run (its default), or though it raised,
+    or that takes batches. No handler runs then, and no offset passes.
     """
 
     def __init__(self, once: Once) -> None:
+        if not isinstance(once, Once):
+            raise ConfigError([f"once: an effectonce.Once, not {type(once).__name__}"])
         problems = []
         if once.in_store:
             problems.append("effects=InStore(): FastStream's handlers have no tx; use Outside")
@@ -126,20 +135,35 @@ class _Guarded(BaseMiddleware[Any, Any]):
     async def consume_scope(
         self, call_next: Callable[..., Awaitable[Any]], msg: StreamMessage[Any]
     ) -> Any:
-        record, group = msg.raw_message, self.context.get_local("handler_").group_id
-        problems = []
-        if not isinstance(record, ConsumerRecord):
-            problems.append("subscriber: batch=True: an event is answered by itself; leave it out")
-        if not isinstance(msg, KafkaAckableMessage):
-            problems.append(
-                "subscriber: it acknowledges before its handler has run, so that a crash loses the "
-                "event: ack_policy=AckPolicy.NACK_ON_ERROR"
-            )
-        if not group:
-            problems.append("subscriber: group_id: missing")
+        record, subscriber = msg.raw_message, self.context.get_local("handler_")
+        group, problems = subscriber.group_id, _problems(subscriber, record)
         if problems:
+            records = record if isinstance(record, tuple) else (record,)
+            for each in reversed(records):  # else it would be committed, whatever is raised
+                place = _TopicPartition(each.topic, each.partition)
+                subscriber.consumer.seek(place, each.offset)
+            await asyncio.sleep(REFUSED_SECONDS)
             raise ConfigError(problems)
         return await self._guard.run(group, record, lambda: call_next(msg))
+
+
+_SAFE: Final = (AckPolicy.NACK_ON_ERROR, AckPolicy.MANUAL)
+
+
+def _problems(subscriber: Any, record: object) -> list[str]:
+    """What in a subscriber would lose its events."""
+    problems = []
+    if not isinstance(record, ConsumerRecord):
+        problems.append("subscriber: batch=True: an event is answered by itself; leave it out")
+    if subscriber.ack_policy not in _SAFE:
+        problems.append(
+            f"subscriber: ack_policy={subscriber.ack_policy.name}: it acknowledges before its "
+            "handler has run, or though it raised, so the event is lost: "
+            "ack_policy=AckPolicy.NACK_ON_ERROR"
+        )
+    if not subscriber.group_id:
+        problems.append("subscriber: group_id: missing")
+    return problems
 
 
 @dataclass(slots=True, eq=False)

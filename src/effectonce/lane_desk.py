@@ -77,6 +77,8 @@ class LaneDesk:
         """Nothing is started any more: the consumer stops."""
         self.escaping: BaseException | None = None
         """What a handler raised that must be let through: sys.exit, Ctrl-C."""
+        self.was_waited_for = False
+        """The run has ended, and what is in a handler still had its time: it is late."""
 
     # -- coming in -----------------------------------------------------------------------------
 
@@ -372,7 +374,7 @@ class LaneDesk:
 
     async def drain(self, going: Sequence[Owned], seconds: float) -> None:
         """Nothing of these is started any more: wait for what runs, settle, name what is late."""
-        until = self._clock.monotonic() + seconds
+        until = self._clock.monotonic() + (0.0 if self.was_waited_for else seconds)
         while any(f.owned in going and not f.is_late for f in self.flights):
             left = until - self._clock.monotonic()
             # what has ended is taken, be it late: else it was in doubt for nothing (simulated)

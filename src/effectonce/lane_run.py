@@ -115,6 +115,7 @@ class LaneRun:
         if ours.cut is None:
             await ours.resend_due()
             await desk.drain(ours.partitions(), 0.0)
+        desk.was_waited_for = True
 
     def broken_off(self) -> None:
         """Something was raised in the middle: whatever was taken in may have had its effect."""

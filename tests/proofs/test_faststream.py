@@ -24,6 +24,7 @@ from effectonce.testing.servers import ValkeyServer
 from tests.bad_input.kit import PATIENCE_SECONDS
 from tests.proofs.kit import RealFlow
 
+pytestmark = pytest.mark.confluent  # FastStream's own consumer: once is enough
 Handler = Callable[[str], Awaitable[object]]
 
 
@@ -178,9 +179,12 @@ def test_a_store_that_is_down_is_waited_for_and_nothing_is_lost(flow: RealFlow) 
     ("how", "says"),
     [
         ({"ack_policy": AckPolicy.ACK_FIRST}, "before its handler has run"),
+        ({"ack_policy": AckPolicy.ACK}, "though it raised"),
+        ({"ack_policy": AckPolicy.REJECT_ON_ERROR}, "though it raised"),
         ({"batch": True}, "batch=True"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:AckPolicy.REJECT_ON_ERROR has the same")
 def test_a_subscriber_that_would_lose_or_hide_events_is_told_so_and_runs_nothing(
     flow: RealFlow, how: dict[str, Any], says: str
 ) -> None:
@@ -215,6 +219,8 @@ def test_a_subscriber_that_would_lose_or_hide_events_is_told_so_and_runs_nothing
             await broker.stop()
         assert any(says in problem for problem in error.problems)
         assert not target.effects
+        async with subscribed(flow, once_of(MemoryStore()), target.note):
+            await target.until(lambda: target.effects["a"] > 0)  # no offset has passed it
 
     asyncio.run(main())
 
@@ -222,6 +228,8 @@ def test_a_subscriber_that_would_lose_or_hide_events_is_told_so_and_runs_nothing
 def test_what_the_middleware_cannot_promise_is_refused_at_construction() -> None:
     with pytest.raises(ConfigError, match="no tx"):
         OnceMiddleware(once_of("memory:", effects=eo.InStore()))
+    with pytest.raises(ConfigError, match="not str"):
+        OnceMiddleware("redis://x")  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="shared"):
         OnceMiddleware(once_of("rocksdb:///tmp/nowhere"))
 

@@ -263,7 +263,10 @@ def _without_row(
         return _written("5", s, replace(fresh, next=at, horizon=at))
     if ours and committed:
         lost, back = (
-            ("it was flushed in part, or its layout or", "Restore it, or take the former layout or")
+            (
+                "it was flushed in part, or its layout, index or",
+                "Restore it, or take the former ones or",
+            )
             if s.shared
             else ("its directory was lost, or the", "Put the directory back, or take the former")
         )

@@ -66,11 +66,11 @@ def open_async_store(store: str | Store | AsyncStore, *, closes: bool = True) ->
     if _SCHEMES[url.scheme] is not _redis:
         return InThread(_SCHEMES[url.scheme](url, options))
     given = _redis_arguments(url, options)
-    problems = []
+    problems, instead = [], "leave it out, or use OnceConsumer"
     if given["replicas"] or given["wait_aof"]:
-        problems.append("store: replicas and wait_aof are options of the sync store")
+        problems.append(f"store: replicas and wait_aof are options of the sync store: {instead}")
     if given["index"] != "server":
-        problems.append("store: index is an option of the sync store")
+        problems.append(f"store: index is an option of the sync store: {instead}")
     if problems:
         raise ConfigError(problems)
     from effectonce.stores.redis_aio import AsyncRedisStore
