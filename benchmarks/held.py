@@ -23,7 +23,7 @@ import tempfile
 import threading
 import time
 import uuid
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -60,8 +60,9 @@ class Job:
 def consume(job: Job) -> None:
     """Print a sample a second, once a partition holds as much as it may."""
     config = {"bootstrap.servers": job.bootstrap, "group.id": "held"}
-    effects, over = [0], threading.Event()
-    with eo.OnceConsumer(config, [job.topic], once_on(job.state)) as consumer:
+    effects, over, once = [0], threading.Event(), once_on(job.state)
+    once.limits = replace(once.limits, handler_timeout_seconds=job.seconds + 3_600.0)
+    with eo.OnceConsumer(config, [job.topic], once) as consumer:
 
         def handler(event: eo.Event) -> None:
             if event.key == STUCK:
@@ -70,7 +71,7 @@ def consume(job: Job) -> None:
                 effects[0] += 1
 
         def sample() -> None:
-            me, full = psutil.Process(), once_on(job.state).limits.held
+            me, full = psutil.Process(), once.limits.held
             most, left = 0, job.seconds
             while left and not over.wait(1.0):
                 most = max([most, *(each.held for each in consumer.health().partitions)])
