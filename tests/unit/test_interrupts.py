@@ -119,6 +119,7 @@ def effects_in(store: MemoryStore) -> dict[str, int]:
     return {key.decode(): int(value) for key, value in rows.items()}
 
 
+@pytest.mark.timeout(600)  # 250 lives, traced: 15 s alone, ten times that beside a busy machine
 @pytest.mark.parametrize("goes_on", [False, True], ids=["closed", "goes-on"])
 @pytest.mark.parametrize("life", LIVES)
 @pytest.mark.parametrize("kind", [MemoryStore, FarStore])
