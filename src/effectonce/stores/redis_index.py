@@ -49,7 +49,7 @@ NO_KEYS: Final[Keys] = np.empty((0, 2), np.uint64)
 RIGHTS: Final = ("+rpush", "+llen", "+lrange")
 
 SLICE_BYTES: Final = 256 * 1024
-"""Asked for at once: 0.1 ms of the server's time."""
+"""Asked for at once: 0.14 ms of the server's time (Valkey 9.1)."""
 SLICE_ROWS: Final = (16, 2000)
 """So many packed rows, the least and the most; how large they are, the last ones tell."""
 
