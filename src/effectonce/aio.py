@@ -21,9 +21,9 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from effectonce.assignment import Assignment
-from effectonce.consumer import FETCH_SECONDS, Until, raise_all, seen
+from effectonce.consumer import FETCH_SECONDS, Until, check_size, check_until, raise_all, seen
 from effectonce.core.order import Order
-from effectonce.errors import BrokerError, ConfigError, UnknownTopic
+from effectonce.errors import BrokerError, ConfigError
 from effectonce.event import Batch
 from effectonce.handlers import Check
 from effectonce.handlers_aio import (
@@ -36,7 +36,7 @@ from effectonce.handlers_aio import (
 )
 from effectonce.hooks import BatchStarted, around_batch
 from effectonce.keeper import SystemClock
-from effectonce.keeper_aio import Watch, alone, kept, on_sigterm
+from effectonce.keeper_aio import Watch, alone, kept
 from effectonce.lane_desk import LaneOf, check_lanes
 from effectonce.lane_run import LaneRun
 from effectonce.lanes_aio import Tasks, run_lanes
@@ -49,6 +49,8 @@ from effectonce.settings_aio import (
     known_settings,
     rebalance_seconds,
 )
+from effectonce.signals import on_sigterm
+from effectonce.words import no_broker, no_topics
 
 if TYPE_CHECKING:
     from effectonce.aiokafka_client import AiokafkaClient
@@ -139,8 +141,7 @@ class AsyncOnceConsumer:
         As `OnceConsumer.run_batches`.
         """
         check_async_handler(handler, "batch", in_store=self._once.in_store)
-        if size is not None and size not in range(1, 65_536):
-            raise ConfigError([f"size={size!r}: from 1 to 65535"])
+        check_size(size)
         self._limit = size or self._once.limits.batch
         await self._run(until, lambda: self._serially(until, run_batch, handler))
 
@@ -167,15 +168,14 @@ class AsyncOnceConsumer:
     def stop(self) -> None:
         """Return from `run` after the event in the handler. Safe from signals and threads."""
         self._stopping = True
-        for work in (ours.lanes, ours.busy) if (ours := self._assignment) is not None else ():
-            if work is not None:
-                work.halted = True
+        if self._assignment is not None:
+            self._assignment.halt()
 
     def health(self) -> Health:
         """A snapshot; safe from any thread."""
-        return (
-            Health(ok=True, partitions=()) if self._assignment is None else seen(self._assignment)
-        )
+        if self._assignment is None:
+            return Health(ok=True, partitions=())
+        return seen(self._assignment)
 
     async def close(self) -> None:
         """Commit what is finished and leave the group. Safe to call twice.
@@ -262,8 +262,7 @@ class AsyncOnceConsumer:
         return self._assignment
 
     async def _run(self, until: Until, work: Callable[[], Awaitable[None]]) -> None:
-        if until not in list(Until):
-            raise ConfigError([f"until={until!r}: effectonce.END, or left out"])
+        check_until(until)
         with alone(self._idle), on_sigterm(self.stop):
             await self._unbroken(self._loop(until, work))
 
@@ -337,18 +336,12 @@ class AsyncOnceConsumer:
         )
         try:
             known = await client.topic_ids(self._topics)
-            missing = [topic for topic in self._topics if topic not in known]
-            if missing:
-                raise UnknownTopic(
-                    f"no such topic on this cluster: {', '.join(missing)}. Nothing was consumed; "
-                    "create it, or mend the name"
-                )
+            if missing := [topic for topic in self._topics if topic not in known]:
+                raise no_topics(missing)
             await client.start(self._topics, ours)
         except BrokerError as error:
-            raise BrokerError(
-                f"no broker answered at bootstrap_servers={self._settings['bootstrap_servers']}: "
-                f"{error}. Nothing was consumed, nothing is lost; start it, or mend the address"
-            ) from error
+            servers = self._settings["bootstrap_servers"]
+            raise no_broker("bootstrap_servers", servers, error) from error
         self._assignment = ours
         self._watch.start(ours, self._calls)
 

@@ -35,6 +35,7 @@ from effectonce.ports import (
     TopicPartition,
 )
 from effectonce.waiting import is_full, is_idle, is_to_pause, may_go_on, owes, waits, was_refused
+from effectonce.words import hangs
 
 log = logging.getLogger("effectonce")
 
@@ -102,6 +103,12 @@ class Assignment:
     def partitions(self) -> list[Owned]:
         """A snapshot; safe from any thread."""
         return list(self._owned.values())
+
+    def halt(self) -> None:
+        """What runs ends after the event in the handler. Safe from any thread."""
+        for work in (self.lanes, self.busy):
+            if work is not None:
+                work.halted = True
 
     def has_ended(self) -> bool:
         """Whether nothing can come any more: all partitions stopped, or all topics are gone."""
@@ -386,19 +393,12 @@ class Assignment:
 
     async def cut_off(self) -> None:
         """The handler is past its deadline and cannot be interrupted: make it harmless."""
-        task = self.busy
-        if task is None:
-            return
-        await self.leave_at_once(task.owned, task)
+        if (task := self.busy) is not None:
+            await self.leave_at_once(task.owned, task)
 
     async def leave_at_once(self, owned: Owned, task: Task | None = None) -> None:
         """A handler of this partition is past its deadline: leave the group without it."""
-        seconds = self._once.limits.handler_timeout_seconds
-        self.cut = HandlerTimeout(
-            f"{owned.at}: a handler ran longer than {seconds:g} s (handler_timeout_seconds) and "
-            "was cut off: its transaction is dead, the group was left, another member takes over. "
-            "Its events stay in Kafka; an effect outside may or may not have happened"
-        )
+        self.cut = hangs(owned.at, self._once.limits.handler_timeout_seconds)
         if task is not None:
             task.halted = True
             if task.transaction is not None:

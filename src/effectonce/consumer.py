@@ -19,7 +19,7 @@ from typing import Any, Final, Self, TypeAlias
 
 from effectonce.assignment import Assignment
 from effectonce.core.order import Order
-from effectonce.errors import BrokerError, ConfigError, UnknownTopic
+from effectonce.errors import BrokerError, ConfigError
 from effectonce.event import Batch
 from effectonce.handlers import Check, Handler, check_handler, run_batch, run_events
 from effectonce.hooks import BatchStarted, around_batch
@@ -31,8 +31,9 @@ from effectonce.now import ClientNow, OursNow, now, store_now
 from effectonce.once import Once
 from effectonce.owned import Health, Owned, Pool, Stage, Task, health_of
 from effectonce.ports import Client, Clock, Keeper
-from effectonce.settings import config_problems, topic_problems
+from effectonce.settings import config_problems, once_problems, topic_problems
 from effectonce.signals import on_sigint, on_sigterm
+from effectonce.words import no_broker, no_topics
 from effectonce.workers import PoolNow, Workers
 
 __all__ = ["END", "OnceConsumer"]
@@ -90,7 +91,7 @@ class OnceConsumer:
         keeper: Keeper | None = None,
         pool: Callable[[Handler, int], Pool] | None = None,
     ) -> None:
-        problems = [*config_problems(config), *topic_problems(topics), *_once_problems(once)]
+        problems = [*config_problems(config), *topic_problems(topics), *once_problems(once)]
         if problems:
             raise ConfigError(problems)
         self._once = once
@@ -165,8 +166,7 @@ class OnceConsumer:
         rolled back (in-store), or in doubt and repeated (outside).
         """
         check_handler(handler, "batch", in_store=self._once.in_store)
-        if size is not None and size not in range(1, 65_536):
-            raise ConfigError([f"size={size!r}: from 1 to 65535"])
+        check_size(size)
         self._limit = size or self._once.limits.batch
         self._run(until, run_batch, handler)
 
@@ -204,10 +204,7 @@ class OnceConsumer:
     def stop(self) -> None:
         """Return from `run` after the event in the handler. Safe from signals and threads."""
         self._stopping = True
-        if (lanes := self._assignment.lanes) is not None:
-            lanes.halted = True
-        if (task := self._assignment.busy) is not None:
-            task.halted = True
+        self._assignment.halt()
 
     def health(self) -> Health:
         """A snapshot; safe from any thread."""
@@ -244,7 +241,7 @@ class OnceConsumer:
     # -- the loop ------------------------------------------------------------------------------
 
     def _run(self, until: Until, run: Run, handler: Handler) -> None:
-        _check_until(until)
+        check_until(until)
         self._start()
         if until is Until.END:
             now(self._assignment.wait_for_all)
@@ -258,7 +255,7 @@ class OnceConsumer:
         self, until: Until, handler: Handler, lanes: int, order: Order, lane: LaneOf | None
     ) -> None:
         """As `_run`; the threads are there while it lasts."""
-        _check_until(until)
+        check_until(until)
         self._start()
         ours, pool = self._assignment, self._pool(handler, lanes)
         loop = LaneRun(
@@ -298,16 +295,9 @@ class OnceConsumer:
         try:
             known = self._client.topic_ids(self._topics)
         except BrokerError as error:
-            raise BrokerError(
-                f"no broker answered at bootstrap.servers={self._brokers}: {error}. Nothing was "
-                "consumed, nothing is lost; start it, or mend the address"
-            ) from error
-        missing = [topic for topic in self._topics if topic not in known]
-        if missing:
-            raise UnknownTopic(
-                f"no such topic on this cluster: {', '.join(missing)}. Nothing was consumed; "
-                "create it, or mend the name"
-            )
+            raise no_broker("bootstrap.servers", self._brokers, error) from error
+        if missing := [topic for topic in self._topics if topic not in known]:
+            raise no_topics(missing)
         self._keeper.start(
             self._ours_now,
             after_seconds=self._keeper_after,
@@ -473,14 +463,16 @@ def raise_all(errors: list[Exception]) -> None:
         raise errors[0]
 
 
-def _check_until(until: object) -> None:
+def check_until(until: object) -> None:
+    """Raises ConfigError."""
     if until not in list(Until):
         raise ConfigError([f"until={until!r}: effectonce.END, or left out"])
 
 
-def _once_problems(once: object) -> Iterator[str]:
-    if not isinstance(once, Once):
-        yield f"once: an effectonce.Once, not {type(once).__name__}"
+def check_size(size: int | None) -> None:
+    """Raises ConfigError."""
+    if size is not None and size not in range(1, 65_536):
+        raise ConfigError([f"size={size!r}: from 1 to 65535"])
 
 
 def _nothing(*event: object) -> None:

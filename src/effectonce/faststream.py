@@ -71,6 +71,7 @@ from effectonce.model import (
 )
 from effectonce.once import Once
 from effectonce.ports import AsyncStore, Clock, Reach, Records
+from effectonce.settings import once_problems
 
 if TYPE_CHECKING:
     from faststream._internal.context.repository import ContextRepo
@@ -101,9 +102,8 @@ class OnceMiddleware:
     """
 
     def __init__(self, once: Once) -> None:
-        if not isinstance(once, Once):
-            raise ConfigError([f"once: an effectonce.Once, not {type(once).__name__}"])
-        problems = []
+        if problems := list(once_problems(once)):
+            raise ConfigError(problems)
         if once.in_store:
             problems.append("effects=InStore(): FastStream's handlers have no tx; use Outside")
         if once.store.traits.reach is Reach.EMBEDDED:

@@ -1,4 +1,4 @@
-"""What goes on beside an asyncio run: a watch over its handlers, and an ear for SIGTERM.
+"""What goes on beside an asyncio run: a watch over its handlers.
 
 aiokafka keeps the membership by itself, so no keeper polls here. What is left is the handler that
 swallows its cancellation, and a loop of the user's own, which nobody may cancel.
@@ -9,11 +9,8 @@ from __future__ import annotations
 import asyncio
 import io
 import logging
-import signal
-import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
-from types import FrameType
 from typing import Any, Final, TypeVar
 
 from effectonce.assignment import Assignment
@@ -78,42 +75,6 @@ def _stack_of(task: asyncio.Task[Any] | None) -> str:
     text = io.StringIO()
     task.print_stack(file=text)
     return "\n" + text.getvalue()
-
-
-_stops: Final[list[Callable[[], None]]] = []
-"""Of all runs in the main thread."""
-
-
-@contextmanager
-def on_sigterm(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM drains, where the interpreter lets us hear it; all that run in the main thread.
-
-    By `signal.signal`, not by the loop's `add_signal_handler`: that cannot be put back, and a
-    handler of the user's would be gone. What it sets is seen within a fetch.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    if not _stops:
-        _hear()
-    _stops.append(stop)
-    try:
-        yield
-    finally:
-        _stops.remove(stop)
-        if not _stops:
-            signal.signal(signal.SIGTERM, _before.pop())
-
-
-_before: Final[list[Any]] = []
-
-
-def _hear() -> None:
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        for stop in _stops:
-            stop()
-
-    _before.append(signal.signal(signal.SIGTERM, on_signal))
 
 
 @contextmanager

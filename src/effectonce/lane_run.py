@@ -61,7 +61,7 @@ class LaneRun:
         return self._desk.escaping
 
     async def turn(self) -> None:
-        """One look around. Raises what must be let through, and HandlerTimeout."""
+        """One look around. Raises HandlerTimeout."""
         ours, desk = self._ours, self._desk
         if ours.fatal is not None:
             raise ours.fatal
@@ -85,7 +85,7 @@ class LaneRun:
         """Until the next poll: whatever ends makes room for the next."""
         desk, monotonic = self._desk, self._clock.monotonic
         until = monotonic() + POLL_SECONDS
-        while desk.flights and not desk.halted and desk.escaping is None:
+        while desk.flights and not desk.halted:
             left = until - monotonic()
             if left <= 0 or not await desk.take(left):
                 return

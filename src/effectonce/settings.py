@@ -10,11 +10,14 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from effectonce.once import Once
+
 __all__ = [
     "admin_settings",
     "config_problems",
     "consumer_settings",
     "is_incremental",
+    "once_problems",
     "topic_problems",
 ]
 
@@ -109,6 +112,12 @@ def _timing_problems(config: Mapping[str, object]) -> Iterator[str]:
         )
     if poll < session:
         yield f"max.poll.interval.ms={poll}: at least session.timeout.ms={session}"
+
+
+def once_problems(once: object) -> Iterator[str]:
+    """What a consumer is given in place of a policy."""
+    if not isinstance(once, Once):
+        yield f"once: an effectonce.Once, not {type(once).__name__}"
 
 
 def topic_problems(topics: object) -> Iterator[str]:

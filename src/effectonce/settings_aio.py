@@ -15,6 +15,7 @@ from typing import Any, Final
 from effectonce.errors import ConfigError
 from effectonce.once import Once
 from effectonce.ports import AsyncStore
+from effectonce.settings import once_problems
 
 __all__ = [
     "admin_settings_of",
@@ -154,7 +155,7 @@ def known_settings() -> frozenset[str] | None:
 def async_store_of(once: object, problems: list[str]) -> tuple[AsyncStore, bool] | None:
     """The store for coroutines, and whether closing it is ours."""
     if not isinstance(once, Once):
-        problems.append(f"once: an effectonce.Once, not {type(once).__name__}")
+        problems += once_problems(once)
         return None
     try:
         return once.async_store()

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any, Final
 
 
 @contextmanager
@@ -33,18 +34,32 @@ def on_sigint() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+_stops: Final[list[Callable[[], None]]] = []
+"""Of all runs in the main thread: an event loop has several."""
+_before: Final[list[Any]] = []
+
+
 @contextmanager
 def on_sigterm(stop: Callable[[], None]) -> Iterator[None]:
-    """SIGTERM drains, where the interpreter lets us hear it: in the main thread."""
+    """SIGTERM drains, where the interpreter lets us hear it; all that run in the main thread.
+
+    In an event loop too by `signal.signal`, not by its `add_signal_handler`: that cannot be put
+    back, and a handler of the user's would be gone. What it sets is seen within a fetch.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def on_signal(number: int, frame: FrameType | None) -> None:
-        stop()
-
-    before = signal.signal(signal.SIGTERM, on_signal)
+    if not _stops:
+        _before.append(signal.signal(signal.SIGTERM, _stop_all))
+    _stops.append(stop)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        _stops.remove(stop)
+        if not _stops:
+            signal.signal(signal.SIGTERM, _before.pop())
+
+
+def _stop_all(number: int, frame: FrameType | None) -> None:
+    for stop in _stops:
+        stop()

@@ -1,16 +1,50 @@
-"""What people are told: of a record that holds up its partition, and of a commit."""
+"""What people are told: of a start, of what holds up a partition, and of a commit."""
 
 from __future__ import annotations
 
 import traceback
+from collections.abc import Sequence
 from pathlib import PurePath
 
 from effectonce.core.plan import Decision
-from effectonce.errors import HandlerFailed, IdReused, PartitionStopped, Unidentified
+from effectonce.errors import (
+    BrokerError,
+    HandlerFailed,
+    HandlerTimeout,
+    IdReused,
+    PartitionStopped,
+    Unidentified,
+    UnknownTopic,
+)
 from effectonce.hooks import BatchCommitted
 from effectonce.identity import Identified
 from effectonce.model import Already, Applied, Partition
 from effectonce.owned import Owned, Unsent
+
+
+def no_broker(setting: str, servers: object, error: BrokerError) -> BrokerError:
+    """Why a consumer does not start."""
+    return BrokerError(
+        f"no broker answered at {setting}={servers}: {error}. Nothing was consumed, nothing is "
+        "lost; start it, or mend the address"
+    )
+
+
+def no_topics(missing: Sequence[str]) -> UnknownTopic:
+    """The same, where the cluster has no such topics."""
+    return UnknownTopic(
+        f"no such topic on this cluster: {', '.join(missing)}. Nothing was consumed; create it, or "
+        "mend the name"
+    )
+
+
+def hangs(at: Partition, seconds: float) -> HandlerTimeout:
+    """Why a consumer has left its group at once."""
+    return HandlerTimeout(
+        f"{at}: a handler ran longer than {seconds:g} s (handler_timeout_seconds) and was cut off: "
+        "its transaction is dead, the group was left, another member takes over. Its events stay "
+        "in Kafka; an effect outside may or may not have happened"
+    )
 
 
 def blocked(at: Partition, identified: Identified, row: int, offset: int) -> PartitionStopped:

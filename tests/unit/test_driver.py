@@ -17,7 +17,7 @@ from effectonce.model import Commit, CommitResult, Committed, LogEnds, Stale, Un
 from effectonce.ports import CommitMode, KafkaOffset, Records, TopicPartition
 from effectonce.stores.memory import MemoryStore
 from effectonce.stores.rocksdb import RocksDBStore
-from tests.unit.lone import HOME, IDS, Log, LogClient, consumer_of, count, effects_in
+from tests.unit.lone import HOME, IDS, Log, LogClient, SlowPolls, consumer_of, count, effects_in
 
 pytestmark = pytest.mark.timeout(30)
 
@@ -350,3 +350,33 @@ def test_after_a_failure_behind_a_hole_in_the_log_the_next_owner_says_maybe_repe
     with consumer_of(LogClient(log), store, **outside) as consumer:
         consumer.run(says, until=eo.END)
     assert said[0]
+
+
+class Counted(MemoryStore):
+    """How often it was asked to commit."""
+
+    commits = 0
+
+    def commit(self, commits: Sequence[Commit]) -> list[CommitResult]:
+        self.commits += 1
+        return super().commit(commits)
+
+
+@pytest.mark.parametrize("thawed_in", range(5))
+def test_a_process_that_was_frozen_in_a_handler_runs_nothing_more_before_it_asks_the_store(
+    thawed_in: int,
+) -> None:
+    """Its successor may have run all of it meanwhile, and the store's fence knows."""
+    client, store, at = SlowPolls(Log(), seconds=0.0), Counted(), list[int]()
+    client._a_poll = len(IDS)
+
+    def handler(event: eo.Event) -> None:
+        at.append(store.commits)
+        if event.offset == thawed_in:
+            client.handmade.now += 60.0
+
+    with consumer_of(client, store, effects=eo.Outside("repeat")) as consumer:
+        consumer.run(handler, until=eo.END)
+    before, after = at[: thawed_in + 1], at[thawed_in + 1 :]
+    assert len(set(before)) == 1, "until then they are one slice"
+    assert all(commits > before[0] for commits in after)

@@ -288,6 +288,22 @@ def test_ctrl_c_lets_what_runs_end_and_is_raised_then() -> None:
     assert sorted(first + ran) == ["a/0", "a/2", "b/1"]
 
 
+def test_a_stop_waits_for_a_stuck_handler_once_and_not_again_at_the_close() -> None:
+    gate, limits = Gate(), eo.Limits(drain_seconds=0.6)
+
+    def handler(event: eo.Event) -> None:
+        if event.id == "b/1":
+            gate.pass_through(event.id)
+        else:
+            consumer.stop()
+
+    with lanes_of(log_of("a/0", "b/1"), limits=limits) as consumer:
+        consumer.run(handler, lanes=2)
+        ended = time.monotonic()
+    assert time.monotonic() - ended < 0.3
+    gate.open("b/1")
+
+
 def test_a_hanging_handler_is_cut_off_and_what_others_did_is_kept() -> None:
     store, log, gate, ran = Kept(), log_of("a/0", "b/1", "c/2"), Gate(), list[str]()
 
