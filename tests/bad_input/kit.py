@@ -256,4 +256,4 @@ def stops(error: type[eo.EffectOnceError], *says: str) -> Iterator[None]:
     with pytest.raises(error) as raised:
         yield
     for part in says:
-        assert part in str(raised.value)
+        assert part in str(raised.value), f"{part!r} is not in: {raised.value}"
