@@ -85,7 +85,10 @@ class World:
     home: Path
 
     def traces(self, topic: str) -> tuple[object, ...]:
-        groups = AdminClient({"bootstrap.servers": self.kafka.bootstrap}).list_consumer_groups()
+        admin = AdminClient(
+            {"bootstrap.servers": self.kafka.bootstrap}
+        )  # kept: it brings the answer
+        groups = admin.list_consumer_groups()
         return (
             sorted(group.group_id for group in groups.result(10).valid),
             sorted(Redis.from_url(self.valkey.url).keys("*")),
