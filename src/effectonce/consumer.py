@@ -211,21 +211,26 @@ class OnceConsumer:
         return seen(self._assignment)
 
     def close(self) -> None:
-        """Commit what is finished and leave the group. Safe to call twice."""
-        if self._closed:
-            return
-        self._closed = True
-        if (task := self._assignment.busy) is not None:
-            task.halted = True  # a handler of ours closes us
+        """Commit what is finished and leave the group.
+
+        Safe to call twice; after a Ctrl-C in it, the second call leaves the group.
+        """
         try:
-            self._settle_loan()
-            self._take_back()
-            if self._started and self._assignment.cut is None:
-                now(self._assignment.give_up_all)
+            if not self._closed:
+                self._closed = True
+                self._finish()
         finally:
             if self._assignment.cut is None:
                 self._client.close()
             self._keeper.stop()
+
+    def _finish(self) -> None:
+        if (task := self._assignment.busy) is not None:
+            task.halted = True  # a handler of ours closes us
+        self._settle_loan()
+        self._take_back()
+        if self._started and self._assignment.cut is None:
+            now(self._assignment.give_up_all)
 
     def __enter__(self) -> Self:
         return self
