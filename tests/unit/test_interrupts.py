@@ -44,11 +44,11 @@ class Point:
 
 
 @cache  # asked for each call and each line: as a path anew each time, it took most of the test
-def module_of(code: CodeType) -> str | None:
-    """Of the driver's code: whose lines a Ctrl-C may come between."""
+def module_of(code: CodeType) -> str:
+    """Of the driver's code, whose lines a Ctrl-C may come between; else nothing."""
     path = Path(code.co_filename)
     if DRIVER not in path.parents or code.co_name.startswith("on_"):
-        return None  # in a callback of librdkafka's, it would have no way to go on
+        return ""  # in a callback of librdkafka's, it would have no way to go on
     return path.stem
 
 
