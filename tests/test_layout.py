@@ -38,7 +38,7 @@ LAYOUT = (
     ("in_lanes",),
     ("owned",),
     ("handlers", "handlers_aio", "words", "settings", "settings_aio", "signals", "waiting"),
-    ("desk", "workers"),
+    ("arguments", "desk", "workers"),
     ("lane_desk",),
     ("kafka", "keeper", "begin"),
     ("assignment",),

@@ -18,10 +18,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
+from effectonce.arguments import LaneOf, Until, check_all, check_lanes, check_size, check_until
 from effectonce.assignment import Assignment
-from effectonce.consumer import FETCH_SECONDS, Until, check_size, check_until, raise_all, seen
+from effectonce.consumer import FETCH_SECONDS, raise_all, seen
 from effectonce.core.order import Order
 from effectonce.errors import BrokerError, ConfigError
 from effectonce.event import Batch
@@ -37,7 +39,6 @@ from effectonce.handlers_aio import (
 from effectonce.hooks import BatchStarted, around_batch
 from effectonce.keeper import SystemClock
 from effectonce.keeper_aio import Watch, alone, kept
-from effectonce.lane_desk import LaneOf, check_lanes
 from effectonce.lane_run import LaneRun
 from effectonce.lanes_aio import Tasks, run_lanes
 from effectonce.once import Once
@@ -124,8 +125,13 @@ class AsyncOnceConsumer:
         tasks. Cancelled, it breaks off what runs and settles what was finished: the events in a
         handler are neither done nor failed.
         """
-        check_async_handler(handler, "event", in_store=self._once.in_store)
-        check_lanes(lanes, order, lane, in_store=self._once.in_store)
+        in_store = self._once.in_store
+        check_all(
+            partial(check_async_handler, handler, "event", in_store=in_store),
+            partial(check_until, until),
+            partial(check_lanes, lanes, order, lane, in_store=in_store),
+        )
+        self._limit = self._once.limits.batch
         if lanes == 1 or self._once.in_store:
             await self._run(until, lambda: self._serially(until, run_events, handler))
         else:
@@ -140,8 +146,11 @@ class AsyncOnceConsumer:
 
         As `OnceConsumer.run_batches`.
         """
-        check_async_handler(handler, "batch", in_store=self._once.in_store)
-        check_size(size)
+        check_all(
+            partial(check_async_handler, handler, "batch", in_store=self._once.in_store),
+            partial(check_until, until),
+            partial(check_size, size),
+        )
         self._limit = size or self._once.limits.batch
         await self._run(until, lambda: self._serially(until, run_batch, handler))
 
@@ -156,6 +165,7 @@ class AsyncOnceConsumer:
         Asking for the next batch, and leaving the `async with` block of the consumer, commits what
         the last one finished. Ends after `stop()`.
         """
+        self._limit = self._once.limits.batch
         return self
 
     async def __anext__(self) -> Batch:
@@ -262,7 +272,6 @@ class AsyncOnceConsumer:
         return self._assignment
 
     async def _run(self, until: Until, work: Callable[[], Awaitable[None]]) -> None:
-        check_until(until)
         with alone(self._idle), on_sigterm(self.stop):
             await self._unbroken(self._loop(until, work))
 

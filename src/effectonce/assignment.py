@@ -24,7 +24,7 @@ from effectonce.keeper import stacks_of_others
 from effectonce.lane_desk import LaneDesk
 from effectonce.model import NO_ID, UNSET, Partition
 from effectonce.once import Once
-from effectonce.owned import Owned, Stage, Task
+from effectonce.owned import Flight, Owned, Stage, Task
 from effectonce.ports import (
     AsyncClient,
     AsyncStore,
@@ -35,7 +35,7 @@ from effectonce.ports import (
     TopicPartition,
 )
 from effectonce.waiting import is_full, is_idle, is_to_pause, may_go_on, owes, waits, was_refused
-from effectonce.words import hangs
+from effectonce.words import hangs, held_up
 
 log = logging.getLogger("effectonce")
 
@@ -324,12 +324,9 @@ class Assignment:
         """Begin anew where a log is another one by now."""
         for owned in self.partitions():
             topic_id = ids.get(owned.at.topic)
-            if (
-                owned.stage is Stage.RUNNING
-                and not owned.anew
-                and topic_id is not None
-                and topic_id != owned.row.topic_id != NO_ID
-            ):
+            if owned.stage is not Stage.RUNNING or owned.anew or topic_id is None:
+                continue
+            if topic_id != owned.row.topic_id != NO_ID:
                 log.warning("%s: the topic was created anew; beginning again", owned.at)
                 owned.anew = True
 
@@ -383,6 +380,9 @@ class Assignment:
 
     async def tend(self) -> None:
         """Pause everything, poll once: heartbeats, rebalances."""
+        if (task := self.busy) is not None and task.halted and not task.said:
+            task.said = True
+            log.warning(held_up(task, self._once.limits.handler_timeout_seconds))
         flowing = [o for o in self._owned.values() if not o.paused]
         self._client.pause([o.key for o in flowing])
         for owned in flowing:
@@ -394,16 +394,14 @@ class Assignment:
     async def cut_off(self) -> None:
         """The handler is past its deadline and cannot be interrupted: make it harmless."""
         if (task := self.busy) is not None:
-            await self.leave_at_once(task.owned, task)
+            await self.leave_at_once(task)
 
-    async def leave_at_once(self, owned: Owned, task: Task | None = None) -> None:
-        """A handler of this partition is past its deadline: leave the group without it."""
-        self.cut = hangs(owned.at, self._once.limits.handler_timeout_seconds)
-        if task is not None:
-            task.halted = True
-            if task.transaction is not None:
-                task.transaction.kill()
-        log.error("%s\n%s", self.cut, stacks_of_others())
+    async def leave_at_once(self, late: Task | Flight) -> None:
+        """This handler is past its deadline: leave the group without it."""
+        owned = late.owned
+        self.cut = hangs(late, self._once.limits.handler_timeout_seconds)
+        late.kill()
+        log.error("%s\n%s", self.cut, stacks_of_others(late.thread))
         if self.lanes is not None:
             await self.give_up(list(self._owned), "cut off", CommitMode.SYNC)
         await self._store.release(owned.at)

@@ -13,10 +13,19 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from enum import Enum
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, Self, TypeAlias
 
+from effectonce.arguments import (
+    END,
+    LaneOf,
+    Until,
+    check_all,
+    check_lanes,
+    check_size,
+    check_until,
+)
 from effectonce.assignment import Assignment
 from effectonce.core.order import Order
 from effectonce.errors import BrokerError, ConfigError
@@ -25,7 +34,6 @@ from effectonce.handlers import Check, Handler, check_handler, run_batch, run_ev
 from effectonce.hooks import BatchStarted, around_batch
 from effectonce.kafka import ConfluentClient
 from effectonce.keeper import SystemClock, ThreadKeeper
-from effectonce.lane_desk import LaneOf, check_lanes
 from effectonce.lane_run import LaneRun
 from effectonce.now import ClientNow, OursNow, now, store_now
 from effectonce.once import Once
@@ -38,17 +46,6 @@ from effectonce.workers import PoolNow, Workers
 
 __all__ = ["END", "OnceConsumer"]
 
-
-class Until(Enum):
-    """When `run` returns by itself."""
-
-    STOPPED = "stopped"
-    END = "end"
-
-
-END: Final = Until.END
-"""`run(handler, until=END)`: return once every partition of the topics is past the end that it had
-when the run began, whoever of the group consumes it."""
 
 FETCH_SECONDS: Final = 0.1
 """A poll without records: also how late a signal is noticed."""
@@ -145,8 +142,13 @@ class OnceConsumer:
         "key" (records of one record key in delivered order), "partition", or "none"; `lane(event)`
         names what runs in order by itself, None where nothing must.
         """
-        check_handler(handler, "event", in_store=self._once.in_store)
-        check_lanes(lanes, order, lane, in_store=self._once.in_store)
+        in_store = self._once.in_store
+        check_all(
+            partial(check_handler, handler, "event", in_store=in_store),
+            partial(check_until, until),
+            partial(check_lanes, lanes, order, lane, in_store=in_store),
+        )
+        self._limit = self._once.limits.batch
         if lanes == 1 or self._once.in_store:
             self._run(until, run_events, handler)
         else:
@@ -165,8 +167,11 @@ class OnceConsumer:
         If the handler raises, the events it has not marked are handed over again one by one:
         rolled back (in-store), or in doubt and repeated (outside).
         """
-        check_handler(handler, "batch", in_store=self._once.in_store)
-        check_size(size)
+        check_all(
+            partial(check_handler, handler, "batch", in_store=self._once.in_store),
+            partial(check_until, until),
+            partial(check_size, size),
+        )
         self._limit = size or self._once.limits.batch
         self._run(until, run_batch, handler)
 
@@ -182,6 +187,7 @@ class OnceConsumer:
         last one finished. Ends after `stop()`.
         """
         self._start()
+        self._limit = self._once.limits.batch
         return self
 
     def __next__(self) -> Batch:
@@ -246,7 +252,6 @@ class OnceConsumer:
     # -- the loop ------------------------------------------------------------------------------
 
     def _run(self, until: Until, run: Run, handler: Handler) -> None:
-        check_until(until)
         self._start()
         if until is Until.END:
             now(self._assignment.wait_for_all)
@@ -260,7 +265,6 @@ class OnceConsumer:
         self, until: Until, handler: Handler, lanes: int, order: Order, lane: LaneOf | None
     ) -> None:
         """As `_run`; the threads are there while it lasts."""
-        check_until(until)
         self._start()
         ours, pool = self._assignment, self._pool(handler, lanes)
         loop = LaneRun(
@@ -466,18 +470,6 @@ def raise_all(errors: list[Exception]) -> None:
         errors[0].add_note(f"and {other}")
     if errors:
         raise errors[0]
-
-
-def check_until(until: object) -> None:
-    """Raises ConfigError."""
-    if until not in list(Until):
-        raise ConfigError([f"until={until!r}: effectonce.END, or left out"])
-
-
-def check_size(size: int | None) -> None:
-    """Raises ConfigError."""
-    if size is not None and size not in range(1, 65_536):
-        raise ConfigError([f"size={size!r}: from 1 to 65535"])
 
 
 def _nothing(*event: object) -> None:

@@ -121,13 +121,13 @@ class ThreadKeeper:
         return self._in_handler and self._progress == seen and not self._stop.is_set()
 
 
-def stacks_of_others() -> str:
-    """Where every other thread stands: what a hanging handler hangs in."""
+def stacks_of_others(only: int | None = None) -> str:
+    """Where every other thread stands, or one of them: what a hanging handler hangs in."""
     frames = sys._current_frames()  # noqa: SLF001 - the documented way
     mine = threading.get_ident()
     others = {t.ident: t.name for t in threading.enumerate() if t.ident != mine}
     return "\n".join(
         f"-- {others[ident]}:\n" + "".join(traceback.format_stack(frame))
         for ident, frame in frames.items()
-        if ident in others
+        if ident in others and only in (None, ident)
     )

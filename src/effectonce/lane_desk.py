@@ -19,17 +19,18 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
-from typing import Final, TypeAlias
+from typing import Final
 
 import numpy as np
 
+from effectonce.arguments import LaneOf
 from effectonce.core.lanes import Lanes, Start, deal
 from effectonce.core.order import LaneIds, Order, lanes_of
 from effectonce.core.outcome import encode_outcome
 from effectonce.core.plan import Columns, Decision, Pending, Unidentified
 from effectonce.core.stretch import Settlement
 from effectonce.desk import STORE_WAIT_SECONDS, Desk
-from effectonce.errors import ConfigError, HandlerFailed, PartitionStopped, StoreError
+from effectonce.errors import HandlerFailed, PartitionStopped, StoreError
 from effectonce.event import Event, Work
 from effectonce.identity import Identified
 from effectonce.in_lanes import InLanes
@@ -38,9 +39,6 @@ from effectonce.once import Once
 from effectonce.owned import AsyncPool, Flight, Owned, Stage, Unsent
 from effectonce.ports import AsyncStore, Clock, Reach, Records
 from effectonce.words import blocked, gave_up, raised
-
-LaneOf: TypeAlias = Callable[[Event], Hashable | None]
-"""The user's: what must run in order with what. None is a lane of its own."""
 
 NO_ROWS: Final[Rows] = np.zeros(0, np.intp)
 _DONE, _IGNORED = int(Ending.DONE), int(Ending.IGNORED)
@@ -423,28 +421,3 @@ def _first(columns: Columns, size: int) -> Columns:
         columns.fingerprints[:size],
         [row for row in columns.unidentified if row < size],
     )
-
-
-def lane_problems(lanes: object, order: object, lane: object, *, in_store: bool) -> Iterable[str]:
-    """What is wrong with the arguments of `run`."""
-    if isinstance(lanes, bool) or not isinstance(lanes, int) or lanes not in range(1, 4097):
-        yield f"lanes={lanes!r}: how many handlers run at once, from 1 to 4096"
-        return
-    orders = [each.value for each in Order]
-    if order not in orders:
-        yield f"order={order!r}: one of {', '.join(map(repr, orders))}"
-    if lane is not None and not callable(lane):
-        yield f"lane={lane!r}: a function of the event, or left out"
-    elif lane is not None and order != Order.KEY.value:
-        yield f"lane: says itself what runs in order; leave order={order!r} out"
-    if in_store and lanes > 1 and (order != Order.PARTITION.value or lane is not None):
-        yield (
-            f"lanes={lanes} with InStore(): one commit is one transaction of its partition. Say "
-            'order="partition", or lanes=1, or Outside(on_doubt="repeat") for effects elsewhere'
-        )
-
-
-def check_lanes(lanes: object, order: object, lane: object, *, in_store: bool) -> None:
-    """Raises ConfigError with all that is wrong."""
-    if problems := list(lane_problems(lanes, order, lane, in_store=in_store)):
-        raise ConfigError(problems)

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from typing import Final
 
+from effectonce.arguments import LaneOf
 from effectonce.assignment import Assignment
 from effectonce.core.order import Order
-from effectonce.lane_desk import LaneDesk, LaneOf
+from effectonce.lane_desk import LaneDesk
 from effectonce.once import Once
 from effectonce.owned import AsyncPool, Flight
 from effectonce.ports import AsyncStore, Clock
@@ -100,7 +101,7 @@ class LaneRun:
             if oldest is not self._overdue:  # where the loop was blocked, it is told only now
                 self._overdue, self._overdue_since = oldest, now
             if now - self._overdue_since >= self._grace_seconds:
-                await self._ours.leave_at_once(oldest.owned)
+                await self._ours.leave_at_once(oldest)
         if self._ours.cut is not None:
             raise self._ours.cut
 

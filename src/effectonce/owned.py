@@ -19,7 +19,7 @@ from typing import Protocol
 
 from effectonce.core.plan import Columns, Decisions, Plan
 from effectonce.core.rival import NOT_KNOWN, RIVALS
-from effectonce.core.settle import FIRST_SERIAL, SERIAL_BITS
+from effectonce.core.settle import FIRST_SERIAL, SERIAL_BITS, resolved_rows
 from effectonce.core.stretch import Settlement
 from effectonce.event import Work
 from effectonce.identity import Identified
@@ -70,6 +70,21 @@ class Task:
     """It ends after the event in the handler: the partition goes, or the consumer stops."""
     failed_together: bool = False
     """A batch handler failed, and which of its events is to blame is not known yet."""
+    said: bool = False
+    """That it is waited for."""
+    thread: None = None
+
+    @property
+    def offset(self) -> int:
+        """Of the event in the handler; of a batch, the first that has not ended."""
+        open_from = min(resolved_rows(self.plan, self.work.endings), self.plan.size - 1)
+        return int(self.columns.offsets[open_from])
+
+    def kill(self) -> None:
+        """Whatever its handler does from now on, it cannot be committed."""
+        self.halted = True
+        if self.transaction is not None:
+            self.transaction.kill()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -202,12 +217,17 @@ class Flight:
     attempt: int
     began: float
     seconds: float = 0.0
+    thread: int | None = None
+    """Where a thread runs it, its ident."""
     escaping: BaseException | None = None
     """What must be let through, once all is settled."""
 
     @property
     def offset(self) -> int:
         return int(self.work.records.offsets()[self.index])
+
+    def kill(self) -> None:
+        """It has no transaction, and what it says later is a fact."""
 
     @property
     def is_late(self) -> bool:

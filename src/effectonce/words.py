@@ -19,7 +19,7 @@ from effectonce.errors import (
 from effectonce.hooks import BatchCommitted
 from effectonce.identity import Identified
 from effectonce.model import Already, Applied, Partition
-from effectonce.owned import Owned, Unsent
+from effectonce.owned import Flight, Owned, Task, Unsent
 
 
 def no_broker(setting: str, servers: object, error: BrokerError) -> BrokerError:
@@ -38,12 +38,22 @@ def no_topics(missing: Sequence[str]) -> UnknownTopic:
     )
 
 
-def hangs(at: Partition, seconds: float) -> HandlerTimeout:
+def hangs(late: Task | Flight, seconds: float) -> HandlerTimeout:
     """Why a consumer has left its group at once."""
     return HandlerTimeout(
-        f"{at}: a handler ran longer than {seconds:g} s (handler_timeout_seconds) and was cut off: "
-        "its transaction is dead, the group was left, another member takes over. Its events stay "
-        "in Kafka; an effect outside may or may not have happened"
+        f"{late.owned.at} offset {late.offset}: a handler ran longer than {seconds:g} s "
+        "(handler_timeout_seconds) and was cut off: its transaction is dead, the group was left, "
+        "another member takes over. Its events stay in Kafka; an effect outside may or may not "
+        "have happened"
+    )
+
+
+def held_up(task: Task, timeout_seconds: float) -> str:
+    """Why a consumer that was told to stop, or to give a partition up, does not yet."""
+    return (
+        f"{task.owned.at} offset {task.offset}: stopping, but its handler has not returned: it is "
+        f"waited for. Once it takes {timeout_seconds:g} s (handler_timeout_seconds), the group is "
+        "left without it"
     )
 
 

@@ -71,7 +71,7 @@ class Workers:
     def _work(self) -> None:
         handler, started, ended = self._handler, self._started, self._ended
         while (flight := started.get()) is not None:
-            began = time.monotonic()
+            began, flight.thread = time.monotonic(), threading.get_ident()
             run_flight(flight, handler)
             flight.seconds = time.monotonic() - began
             ended.put(flight)

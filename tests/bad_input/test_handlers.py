@@ -224,11 +224,27 @@ def test_a_handler_that_hangs_is_cut_off_and_its_events_move_on(
     frozen.join()
     cut = frozen.error
     assert isinstance(cut, eo.HandlerTimeout)
-    assert f"{flow.topic}[0]: a handler ran longer than 1.5 s" in str(cut)
+    assert f"{flow.topic}[0] offset 1: a handler ran longer than 1.5 s" in str(cut)
     assert "its transaction is dead" in str(cut)
     assert late == ["the handler was cut off: this transaction takes no more calls"]
     assert "thaw.wait(30)" in caplog.text  # where it hangs
     assert flow.effects() == once_each(ids)
+
+
+def test_a_stop_that_waits_for_a_handler_says_which_or_it_looks_like_a_hang(flow: Flow) -> None:
+    ids = flow.send(3)
+    thaw = threading.Event()
+
+    def hangs(event: eo.Event, tx: eo.KeyValueTx) -> None:
+        if event.id == ids[1]:
+            member.consumer.stop()
+            assert thaw.wait(30)
+
+    with flow.member(hangs) as member:
+        flow.watch.until(lambda: any("has not returned" in said for said in flow.watch.of(str)))
+        thaw.set()
+    (said,) = (each for each in flow.watch.of(str) if "has not returned" in each)
+    assert said.startswith(f"{flow.topic}[0] offset 1: stopping")
 
 
 # -- it returns what cannot be kept ----------------------------------------------------------------

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import effectonce as eo
-from effectonce.consumer import Until
+from effectonce.arguments import Until
 
 T = TypeVar("T")
 

@@ -21,6 +21,45 @@ from tests.unit.lone import HOME, IDS, Log, LogClient, SlowPolls, consumer_of, c
 
 pytestmark = pytest.mark.timeout(30)
 
+# -- what a run is told ----------------------------------------------------------------------------
+
+
+def test_all_that_is_wrong_with_a_run_is_told_at_once() -> None:
+    wrong: Any = {"handler": None, "until": "end", "lanes": 0}
+    with consumer_of(LogClient(Log()), MemoryStore()) as consumer:
+        with pytest.raises(eo.ConfigError) as refused:
+            consumer.run(**wrong)
+        said = [each.split("=")[0] for each in refused.value.problems]
+        assert said == ["handler", "until", "lanes"]
+        with pytest.raises(eo.ConfigError, match="2 problems"):
+            consumer.run_batches(wrong["handler"], size=0)
+
+
+class Asked(LogClient):
+    """Remembers how many records were asked for."""
+
+    limits: set[int]
+
+    def fetch(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
+        self.limits.add(limit)
+        return super().fetch(limit, timeout_seconds)
+
+
+def test_the_size_of_batches_is_theirs_alone_or_the_next_run_crawls() -> None:
+    def break_off(batch: eo.Batch, tx: eo.KeyValueTx) -> None:
+        raise KeyboardInterrupt
+
+    client = Asked(Log())
+    with consumer_of(client, MemoryStore()) as consumer:
+        client.limits = set()
+        with pytest.raises(KeyboardInterrupt):
+            consumer.run_batches(break_off, size=1)
+        assert client.limits == {1}
+        client.limits = set()
+        consumer.run(lambda event, tx: None, until=eo.END)
+        assert client.limits == {eo.Limits().batch}
+
+
 # -- batches ---------------------------------------------------------------------------------------
 
 

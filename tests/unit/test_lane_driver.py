@@ -304,7 +304,9 @@ def test_a_stop_waits_for_a_stuck_handler_once_and_not_again_at_the_close() -> N
     gate.open("b/1")
 
 
-def test_a_hanging_handler_is_cut_off_and_what_others_did_is_kept() -> None:
+def test_a_hanging_handler_is_cut_off_and_what_others_did_is_kept(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     store, log, gate, ran = Kept(), log_of("a/0", "b/1", "c/2"), Gate(), list[str]()
 
     def handler(event: eo.Event) -> None:
@@ -314,8 +316,10 @@ def test_a_hanging_handler_is_cut_off_and_what_others_did_is_kept() -> None:
 
     limits = eo.Limits(handler_timeout_seconds=0.2, drain_seconds=0.1)
     with lanes_of(log, store, limits=limits) as consumer:
-        with pytest.raises(eo.HandlerTimeout):
+        with pytest.raises(eo.HandlerTimeout, match=r"\[0\] offset 1: "):
             consumer.run(handler, lanes=3)
+        assert "pass_through" in caplog.text, "where it hangs"
+        assert caplog.text.count("-- effectonce-lane-") == 1, "and nobody else's stack"
         assert sorted(ran) == ["a/0", "c/2"]
         assert store.row().next == 1
         assert store.row().in_flight, "what hangs may have its effect yet"
