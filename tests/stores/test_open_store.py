@@ -130,6 +130,9 @@ def test_every_problem_of_a_url_is_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         open_store("rocksdb://host/s?sync=1&cache=9")
     assert len(caught.value.problems) == 3
+    with pytest.raises(ConfigError) as caught:
+        open_store("redis://host?layout=topic&durability=disk&replicas=one&cache=9")
+    assert len(caught.value.problems) == 4
 
 
 def test_what_is_no_store_at_all_is_refused() -> None:

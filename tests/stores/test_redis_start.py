@@ -223,8 +223,10 @@ def test_a_missing_right_is_found_before_it_could_cut_a_commit_in_two(
     valkey_server: ValkeyServer, admin: Redis, forbidden: str
 ) -> None:
     url = as_user(valkey_server, admin, "~*", "+@all", *forbidden.split())
+    admin.flushall()
     (problem,) = refused(url)
     assert "hunter2" not in problem
+    assert admin.keys("*") == [], "the trial has left a key behind"
 
 
 def test_keys_of_others_are_not_needed(valkey_server: ValkeyServer, admin: Redis) -> None:

@@ -20,7 +20,7 @@ Paths are read as RFC 3986 has them: a space is `%20`, a question mark `%3F`. Re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from inspect import iscoroutinefunction
 from typing import Final, TypeAlias, TypedDict, TypeGuard, cast
@@ -163,13 +163,17 @@ def _redis_arguments(url: SplitResult, options: Options) -> _RedisArguments:
     replicas = options.get("replicas", "0")
     if not replicas.isdecimal():
         problems.append(f"store: replicas={replicas!r}: a number, such as 1")
+        replicas = "0"
     timeout = options.get("timeout", "5")
     if not timeout.replace(".", "", 1).isdecimal():
         problems.append(f"store: timeout={timeout!r}: seconds, such as 5")
-    if problems:
-        raise ConfigError(problems)
+        timeout = "5"
     if find_spec("redis") is None:
-        raise ConfigError(['store: Redis needs its client: pip install "effectonce[redis]"'])
+        problems.append('store: Redis needs its client: pip install "effectonce[redis]"')
+        raise ConfigError(problems)
+    if problems:  # else the store finds these itself
+        wait = int(replicas), _BOOLEANS.get(wait_aof, False)
+        raise ConfigError([*problems, *_redis_values(options, float(timeout), *wait)])
     query = urlencode({name: value for name, value in options.items() if name in _OF_CLIENT})
     return _RedisArguments(
         url_or_client=f"{url.scheme}://{url.netloc}{url.path}{'?' if query else ''}{query}",
@@ -181,6 +185,27 @@ def _redis_arguments(url: SplitResult, options: Options) -> _RedisArguments:
         timeout_seconds=float(timeout),
         cluster=_BOOLEANS[cluster],
     )
+
+
+def _redis_values(
+    options: Options, timeout_seconds: float, replicas: int, wait_aof: bool
+) -> Sequence[str]:
+    """What is wrong with the values that the store itself reads."""
+    from effectonce.stores.redis_shared import settings_of
+    from effectonce.stores.redis_wait import Wait
+
+    layout, durability, index = (options.get(name) for name in ("layout", "durability", "index"))
+    try:
+        settings_of(
+            layout or "scope",
+            durability or "process",
+            timeout_seconds,
+            Wait(replicas, wait_aof),
+            index or "server",
+        )
+    except ConfigError as error:
+        return error.problems
+    return ()
 
 
 def _redis_place(url: SplitResult) -> Iterator[str]:

@@ -169,13 +169,14 @@ return {'opened'}
 PROBE: Final = Script(
     """#!lua
 -- KEYS  a key of its own
--- every command that the other scripts use
-redis.call('HSET', KEYS[1], 'a', '1')
+-- every command that the other scripts use; writing last, so that a refusal leaves nothing
+redis.call('UNLINK', KEYS[1])
 redis.call('HGET', KEYS[1], 'a')
 redis.call('HMGET', KEYS[1], 'a', 'b')
 redis.call('HGETALL', KEYS[1])
 redis.call('HDEL', KEYS[1], 'b')
 redis.call('EXISTS', KEYS[1])
+redis.call('HSET', KEYS[1], 'a', '1')
 redis.call('UNLINK', KEYS[1])
 return {'fit'}
 """
@@ -184,7 +185,7 @@ return {'fit'}
 PROBE_PACKED: Final = Script(
     """#!lua
 -- KEYS  a key of its own
--- the same, of scripts whose markers are packed; writing last, so that a refusal leaves nothing
+-- the same, of scripts whose markers are packed
 redis.call('UNLINK', KEYS[1])
 redis.call('LLEN', KEYS[1])
 redis.call('LRANGE', KEYS[1], 0, -1)
