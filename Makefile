@@ -65,7 +65,7 @@ endif
 NEW_ENOUGH := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
 PYTHONS    := $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml setup.py src/effectonce/_native.c
 	@if ! $(PY) -c '$(NEW_ENOUGH)' 2>/dev/null; then found=; \
 	  for python in $(PYTHONS); do \
 	    if "$$python" -c '$(NEW_ENOUGH)' 2>/dev/null; then found=$$python; break; fi; \

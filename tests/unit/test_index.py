@@ -19,10 +19,22 @@ from hypothesis.stateful import (
 from numpy.typing import NDArray
 
 from effectonce.model import Fingerprints, Keys
+from effectonce.native import native
 from effectonce.stores import index as module
 from effectonce.stores.index import SLOTS, KeyIndex
 
 SEED = 20_240_229
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if metafunc.cls is None:
+        metafunc.parametrize("language", ["in C", "in numpy"], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def language(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if getattr(request, "param", "") == "in numpy":
+        monkeypatch.setattr(module, "native", None)
 
 
 def random_keys(count: int, seed: int = 1) -> Keys:
@@ -76,13 +88,22 @@ class TheAnswersOfADict(RuleBasedStateMachine):
             module, LEAST_CAPACITY=16, KEYS_PER_BUCKET=per_bucket, LEAST_SLICE=least_slice
         )
         self.patch.start()
+        self.in_c = mock.patch.object(module, "native", native)
+        self.in_c.start()
         self.index = KeyIndex(seed=seed, capacity=0, first=first)
         self.oracle: dict[int, tuple[int, int]] = {}
         self.floor = self.next = first
 
     def teardown(self) -> None:
         if hasattr(self, "patch"):
+            self.in_c.stop()
             self.patch.stop()
+
+    @rule()
+    def go_on_in_the_other_language(self) -> None:
+        """C and numpy read what the other has written."""
+        other = native if vars(module)["native"] is None else None
+        setattr(module, "native", other)  # noqa: B010 - mypy: it is not exported from there
 
     @rule(numbers=st.sets(NUMBERS, max_size=40) | st.sets(NUMBERS, min_size=100))
     def insert(self, numbers: set[int]) -> None:

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from effectonce.model import Fingerprints, Keys
+from effectonce.native import native
 
 Positions: TypeAlias = NDArray[np.int64]
 Hashes: TypeAlias = NDArray[np.uint64]
@@ -88,12 +89,10 @@ class KeyIndex:
     """
 
     def __init__(self, *, seed: int, capacity: int = LEAST_CAPACITY, first: int = 0) -> None:
-        secret = hashlib.blake2b(b"%d" % seed, digest_size=24, person=b"effectonce index").digest()
-        self._addends = np.tile(np.frombuffer(secret, np.uint32, 4), (_TILE, 1))
-        self._multiplier = np.array(int.from_bytes(secret[16:]) | 1, np.uint64)
+        self._mix = _Mix(seed)
         self._floor = self._cursor = self._until = self._next = first
         self._removed: Positions = np.empty(0, np.int64)
-        self._table = _Table(first, max(capacity, LEAST_CAPACITY))
+        self._table = _Table(first, max(capacity, LEAST_CAPACITY), self._mix)
         self._old: _Table | None = None
 
     def __len__(self) -> int:
@@ -102,7 +101,7 @@ class KeyIndex:
 
     def lookup(self, keys: Keys) -> Positions:
         """The log position of each key, or -1: it is not there. Changes nothing."""
-        return self._lookup(*self._mixed(keys))
+        return self._lookup(_checked(keys))
 
     def insert(self, keys: Keys, fingerprints: Fingerprints) -> int:
         """Add keys that are absent and distinct, at consecutive positions; returns the first.
@@ -112,7 +111,7 @@ class KeyIndex:
         leave one. MemoryError: there is no room for a larger table, and nothing has changed. After
         any other exception but ValueError the index is no longer exact: build it anew.
         """
-        keys, hashes = self._mixed(keys)
+        keys = _checked(keys)
         if len(fingerprints) != len(keys):
             raise ValueError(f"{len(fingerprints)} fingerprints for {len(keys)} keys")
         first, count = self._next, len(keys)
@@ -120,7 +119,7 @@ class KeyIndex:
             while self.step(self._until - self._cursor):
                 pass
             self._rebuild(count)
-        self._table.put(first, keys, hashes, fingerprints)
+        self._table.put(first, keys, fingerprints)
         self._next = first + count
         self.step(max(MOVED_PER_INSERT * count, LEAST_SLICE))
         return first
@@ -154,12 +153,12 @@ class KeyIndex:
 
     def remove(self, keys: Keys) -> int:
         """Forget single keys, as if they had never been there; returns how many were."""
-        keys, hashes = self._mixed(keys)
-        found = np.unique(self._lookup(keys, hashes))
+        keys = _checked(keys)
+        found = np.unique(self._lookup(keys))
         found = found[found >= self._floor]
-        self._table.remove(keys, hashes, self._floor)
+        self._table.remove(keys, self._floor)
         if self._old is not None:
-            self._old.remove(keys, hashes, self._cursor)
+            self._old.remove(keys, self._cursor)
         self._removed = np.insert(self._removed, self._removed.searchsorted(found), found)
         return len(found)
 
@@ -175,7 +174,7 @@ class KeyIndex:
             moved, fingerprints = self._old.rows(start, stop)
             first, last = self._removed.searchsorted((start, stop))
             gone = self._removed[first:last] - start
-            self._table.put(start, moved, self._mix(moved), fingerprints, gone)
+            self._table.put(start, moved, fingerprints, gone)
             self._cursor = stop
         self._old.give_back(self._cursor)
         if self._cursor >= self._until:
@@ -190,33 +189,12 @@ class KeyIndex:
         old = self._old.memory_bytes() if self._old is not None else 0
         return log + self._table.memory_bytes() + old + self._removed.nbytes
 
-    def _lookup(self, keys: Keys, hashes: Hashes) -> Positions:
-        found = self._table.find(keys, hashes, self._floor)
+    def _lookup(self, keys: Keys) -> Positions:
+        found = self._table.find(keys, self._floor)
         if self._old is not None:
             missing = (found < 0).nonzero()[0]
-            keys, hashes = keys.take(missing, axis=0), hashes.take(missing)
-            found[missing] = self._old.find(keys, hashes, self._cursor)
+            found[missing] = self._old.find(keys.take(missing, axis=0), self._cursor)
         return found
-
-    def _mixed(self, keys: Keys) -> tuple[Keys, Hashes]:
-        if keys.ndim != 2 or keys.shape[1] != 2 or keys.dtype != np.uint64:
-            raise ValueError(f"keys are (n, 2) of uint64, not {keys.shape} of {keys.dtype}")
-        keys = np.ascontiguousarray(keys)
-        return keys, self._mix(keys)
-
-    def _mix(self, keys: Keys) -> Hashes:
-        """NH of UMAC (Black et al., 1999), then a bijection that spreads it over all 64 bits.
-
-        Any two keys, however chosen, collide in NH with a probability of 2**-32 over the seed.
-        """
-        count = len(keys)
-        addends = self._addends[:count] if count <= _TILE else self._addends[0]
-        words = (keys.view(np.uint32) + addends).view(np.uint64)
-        products = (words >> _HALF) * (words & _LOWER)
-        hashes: Hashes = products[:, 0] + products[:, 1]
-        hashes ^= hashes >> _HALF
-        hashes *= self._multiplier
-        return hashes
 
     def _shrink(self) -> None:
         """Begin a smaller table if this one has become far too roomy."""
@@ -227,10 +205,40 @@ class KeyIndex:
     def _rebuild(self, more: int) -> None:
         """Begin a fresh table for twice the keys that there are and `more`."""
         span = self._next - self._floor
-        fresh = _Table(self._floor, max(2 * (span + more), LEAST_CAPACITY))
+        fresh = _Table(self._floor, max(2 * (span + more), LEAST_CAPACITY), self._mix)
         self._old = self._table if span else None
         self._table = fresh
         self._cursor, self._until = self._floor, self._next
+
+
+def _checked(keys: Keys) -> Keys:
+    if keys.ndim != 2 or keys.shape[1] != 2 or keys.dtype != np.uint64:
+        raise ValueError(f"keys are (n, 2) of uint64, not {keys.shape} of {keys.dtype}")
+    return np.ascontiguousarray(keys)
+
+
+class _Mix:
+    """NH of UMAC (Black et al., 1999), then a bijection that spreads it over all 64 bits.
+
+    Any two keys, however chosen, collide in NH with a probability of 2**-32 over the seed.
+    """
+
+    def __init__(self, seed: int) -> None:
+        drawn = hashlib.blake2b(b"%d" % seed, digest_size=24, person=b"effectonce index").digest()
+        self._addends = np.tile(np.frombuffer(drawn, np.uint32, 4), (_TILE, 1))
+        self._multiplier = np.array(int.from_bytes(drawn[16:]) | 1, np.uint64)
+        self.secret = self._addends[0].tobytes() + self._multiplier.tobytes()
+        """All of it, as _native.c reads it."""
+
+    def __call__(self, keys: Keys) -> Hashes:
+        count = len(keys)
+        addends = self._addends[:count] if count <= _TILE else self._addends[0]
+        words = (keys.view(np.uint32) + addends).view(np.uint64)
+        products = (words >> _HALF) * (words & _LOWER)
+        hashes: Hashes = products[:, 0] + products[:, 1]
+        hashes ^= hashes >> _HALF
+        hashes *= self._multiplier
+        return hashes
 
 
 class _Table:
@@ -243,12 +251,13 @@ class _Table:
     the first slices moved into a fresh table touch them all: 185 ms at 1e7 keys.
     """
 
-    def __init__(self, base: int, capacity: int) -> None:
+    def __init__(self, base: int, capacity: int, mix: _Mix) -> None:
         if capacity > MOST_ROWS:
             raise MemoryError(f"a table of {capacity} keys: {MOST_ROWS} is the most")
         buckets = int(capacity / KEYS_PER_BUCKET) + 1
         self.base = base
         self.capacity = capacity
+        self._mix = mix
         self._given_back = 0
         self._key_pages = _pages(capacity * KEY_BYTES)
         self._keys = np.frombuffer(self._key_pages, np.uint64).reshape(capacity, 2)
@@ -261,16 +270,11 @@ class _Table:
         self._buckets = np.array(buckets, np.uint64)
         self._spilled: dict[bytes, int] = {}
 
-    def find(self, keys: Keys, hashes: Hashes, floor: int) -> Positions:
+    def find(self, keys: Keys, floor: int) -> Positions:
         """The position of each key that stands here at `floor` or above, else -1."""
-        found = np.empty(len(keys), np.int64)
-        found.fill(-1)
-        bucket, tags, nominated = self._nominate(hashes)
-        if len(nominated):
-            which, _, row = self._verify(nominated, bucket, keys, floor)
-            found[which] = row + np.int64(self.base)
-        if self._spilled:
-            full = tags[:, -1].nonzero()[0]
+        find = self._find_in_buckets if native is None else self._find_natively
+        found, full = find(keys, floor)
+        if self._spilled and len(full):
             raw = keys.tobytes()
             for i in full.tolist():
                 position = self._spilled.get(raw[i * KEY_BYTES : (i + 1) * KEY_BYTES], -1)
@@ -278,25 +282,52 @@ class _Table:
                     found[i] = position
         return found
 
+    def _find_in_buckets(self, keys: Keys, floor: int) -> tuple[Positions, NDArray[np.intp]]:
+        """The positions, and the keys that may stand in the dict: their buckets are full."""
+        found = np.empty(len(keys), np.int64)
+        found.fill(-1)
+        bucket, tags, nominated = self._nominate(self._mix(keys))
+        if len(nominated):
+            which, _, row = self._verify(nominated, bucket, keys, floor)
+            found[which] = row + np.int64(self.base)
+        return found, tags[:, -1].nonzero()[0]
+
+    def _find_natively(self, keys: Keys, floor: int) -> tuple[Positions, NDArray[np.uint32]]:
+        assert native is not None
+        found, full = native.find(
+            keys, self._mix.secret, self._slot_tags, self._rows, self._keys,
+            floor - self.base, self.base,
+        )  # fmt: skip
+        return np.frombuffer(found, np.int64), np.frombuffer(full, np.uint32)
+
     def put(
         self,
         first: int,
         keys: Keys,
-        hashes: Hashes,
         fingerprints: Fingerprints,
         gone: Positions | None = None,
     ) -> None:
         """Log keys from position `first` on, and place all but the `gone` rows of them in buckets.
 
-        All go to the next free slot of their buckets at once. Of those that meet in one slot one
-        wins, whichever it is, and the others try again.
+        All go to the next free slot of their buckets.
         """
         start = first - self.base
+        self.fingerprints[start : start + len(keys)] = fingerprints
+        if native is None or (gone is not None and len(gone)):
+            self._put_in_buckets(start, keys, gone)
+            return
+        spilled = native.put(
+            keys, self._mix.secret, self._slot_tags, self._rows, self._keys, self._fill, start
+        )
+        if spilled:
+            self._spill(np.frombuffer(spilled, np.uint32))
+
+    def _put_in_buckets(self, start: int, keys: Keys, gone: Positions | None) -> None:
+        """Of those that meet in one slot one wins, whichever it is, and the others try again."""
         stop = start + len(keys)
         self._keys[start:stop] = keys
-        self.fingerprints[start:stop] = fingerprints
         row = np.arange(start, stop, dtype=np.uint32)
-        bucket, tag = self._address(hashes)
+        bucket, tag = self._address(self._mix(keys))
         if gone is not None and len(gone):
             row, bucket, tag = np.delete(row, gone), np.delete(bucket, gone), np.delete(tag, gone)
         while len(row):
@@ -315,9 +346,9 @@ class _Table:
             self._slot_tags[slot[~lost]] = tag[~lost]
             row, bucket, tag = row[lost], bucket[lost], tag[lost]
 
-    def remove(self, keys: Keys, hashes: Hashes, floor: int) -> None:
+    def remove(self, keys: Keys, floor: int) -> None:
         """Forget these keys where they stand at `floor` or above, and wipe them from the log."""
-        bucket, _, nominated = self._nominate(hashes)
+        bucket, _, nominated = self._nominate(self._mix(keys))
         _, slot, row = self._verify(nominated, bucket, keys, floor)
         self._slot_tags[slot] = _TOMBSTONE
         self._keys[row] = 0

@@ -1,0 +1,360 @@
+/* What numpy needs twenty passes over a batch for, in one.
+
+   Each function here has a twin in Python, which is the rule, the fallback where no compiler was,
+   and the oracle of its tests (native.py says which). Nothing here keeps anything between calls,
+   allocates for longer than one, or trusts a length: whatever does not fit is a ValueError.
+
+   The stable ABI: one build serves every CPython from 3.11 on.
+
+   A look-up among 1e7 keys waits for memory twice. So a batch goes through in groups of GROUP, and
+   what the next step will read is asked for (prefetched) one step ahead. */
+
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030B0000
+#include <Python.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+#if defined(__GNUC__)
+#define PREFETCH(address) __builtin_prefetch(address)
+#else
+#define PREFETCH(address) ((void)0)
+#endif
+
+enum { KEY = 16, SLOTS = 16, GROUP = 64, UUID_TEXT = 36 };
+
+/* -- UUIDs --------------------------------------------------------------------------------------- */
+
+static int8_t digit_of[256]; /* of lower-case hex; -1: none */
+
+static void prepare_digits(void) {
+    memset(digit_of, -1, sizeof digit_of);
+    for (int i = 0; i < 10; i++) digit_of['0' + i] = (int8_t)i;
+    for (int i = 0; i < 6; i++) digit_of['a' + i] = (int8_t)(10 + i);
+}
+
+/* 16 bytes of a lower-case UUID text of the RFC 4122 variant; 0 if it is none. */
+static int parse_uuid(const unsigned char *text, unsigned char *key) {
+    static const unsigned char at[KEY] = {0, 2, 4, 6, 9, 11, 14, 16, 19, 21, 24, 26, 28, 30, 32, 34};
+    int bad = (text[8] ^ '-') | (text[13] ^ '-') | (text[18] ^ '-') | (text[23] ^ '-');
+    int digits = 0;
+    for (int i = 0; i < KEY; i++) {
+        int high = digit_of[text[at[i]]], low = digit_of[text[at[i] + 1]];
+        digits |= high | low; /* negative once one was */
+        key[i] = (unsigned char)(((unsigned)high & 15) << 4 | ((unsigned)low & 15));
+    }
+    return !bad && digits >= 0 && (key[8] & 0xC0) == 0x80;
+}
+
+static PyObject *uuid_keys(PyObject *module, PyObject *ids) {
+    (void)module;
+    if (!PyList_Check(ids)) {
+        PyErr_SetString(PyExc_TypeError, "a list of IDs");
+        return NULL;
+    }
+    Py_ssize_t count = PyList_Size(ids);
+    PyObject *keys = PyBytes_FromStringAndSize(NULL, count * KEY);
+    if (keys == NULL) return NULL;
+    unsigned char *key = (unsigned char *)PyBytes_AsString(keys);
+    for (Py_ssize_t row = 0; row < count; row++, key += KEY) {
+        PyObject *id = PyList_GetItem(ids, row);
+        if (!PyBytes_Check(id) || PyBytes_Size(id) != UUID_TEXT ||
+            !parse_uuid((const unsigned char *)PyBytes_AsString(id), key)) {
+            Py_DECREF(keys);
+            Py_RETURN_NONE;
+        }
+    }
+    return keys;
+}
+
+/* -- hashes -------------------------------------------------------------------------------------- */
+
+typedef struct {
+    uint32_t addends[4];
+    uint64_t multiplier;
+} Mix;
+
+/* KeyIndex._mix, for one key. */
+static uint64_t mixed(const Mix *mix, const unsigned char *key) {
+    uint32_t parts[4];
+    uint64_t words[2];
+    memcpy(parts, key, KEY);
+    for (int i = 0; i < 4; i++) parts[i] += mix->addends[i];
+    memcpy(words, parts, KEY);
+    uint64_t hash = (words[0] >> 32) * (words[0] & 0xFFFFFFFF);
+    hash += (words[1] >> 32) * (words[1] & 0xFFFFFFFF);
+    hash ^= hash >> 32;
+    return hash * mix->multiplier;
+}
+
+static uint64_t bucket_of(uint64_t hash, uint64_t buckets) { return ((hash >> 32) * buckets) >> 32; }
+
+static uint16_t tag_of(uint64_t hash) { return (uint16_t)hash | 1; }
+
+/* -- a table's buffers --------------------------------------------------------------------------- */
+
+typedef struct {
+    Py_buffer keys, secret, tags, rows, log;
+    Mix mix;
+    Py_ssize_t count;   /* keys of the batch */
+    uint64_t buckets;
+    uint64_t capacity;  /* of the log */
+} Table;
+
+static void release(Table *table) {
+    PyBuffer_Release(&table->keys);
+    PyBuffer_Release(&table->secret);
+    PyBuffer_Release(&table->tags);
+    PyBuffer_Release(&table->rows);
+    PyBuffer_Release(&table->log);
+}
+
+/* Whether the lengths agree, so that every index below is within its buffer. */
+static int is_sound(Table *table) {
+    uintptr_t addresses = (uintptr_t)table->tags.buf | (uintptr_t)table->rows.buf;
+    if (addresses % 4 || table->secret.len != (Py_ssize_t)(sizeof(uint32_t) * 4 + sizeof(uint64_t)) ||
+        table->keys.len % KEY || table->log.len % KEY || table->tags.len % (2 * SLOTS)) {
+        PyErr_SetString(PyExc_ValueError, "no keys, secret, tags or log of an index");
+        return 0;
+    }
+    table->count = table->keys.len / KEY;
+    table->buckets = (uint64_t)(table->tags.len / (2 * SLOTS));
+    table->capacity = (uint64_t)(table->log.len / KEY);
+    if (!table->buckets || table->buckets > UINT32_MAX || table->capacity > (uint64_t)UINT32_MAX + 1 ||
+        (uint64_t)table->rows.len != table->buckets * SLOTS * 4) {
+        PyErr_SetString(PyExc_ValueError, "tags, rows and log are not of one table");
+        return 0;
+    }
+    memcpy(table->mix.addends, table->secret.buf, sizeof table->mix.addends);
+    memcpy(&table->mix.multiplier, (const char *)table->secret.buf + sizeof table->mix.addends,
+           sizeof table->mix.multiplier);
+    return 1;
+}
+
+/* Which of a bucket's tags are this one, as bits. */
+static uint32_t nominated(const uint16_t *tags, uint16_t tag) {
+    uint32_t bits = 0;
+#if defined(__SSE2__)
+    __m128i wanted = _mm_set1_epi16((short)tag);
+    __m128i low = _mm_cmpeq_epi16(_mm_loadu_si128((const __m128i *)tags), wanted);
+    __m128i high = _mm_cmpeq_epi16(_mm_loadu_si128((const __m128i *)(tags + 8)), wanted);
+    bits = (uint32_t)_mm_movemask_epi8(_mm_packs_epi16(low, high));
+#else
+    for (int slot = 0; slot < SLOTS; slot++) bits |= (uint32_t)(tags[slot] == tag) << slot;
+#endif
+    return bits;
+}
+
+static int lowest(uint32_t bits) {
+    int slot = 0;
+    while (!(bits >> slot & 1)) slot++;
+    return slot;
+}
+
+/* -- looking up ---------------------------------------------------------------------------------- */
+
+typedef struct {
+    uint64_t bucket[GROUP];
+    uint16_t tag[GROUP];
+    uint32_t bits[GROUP];
+} Group;
+
+/* The row of a key that stands here at `least` or above; -1: it does not. */
+static int64_t verified(const Table *table, const Group *group, int at, const unsigned char *key,
+                        int64_t least) {
+    const uint32_t *rows = (const uint32_t *)table->rows.buf + group->bucket[at] * SLOTS;
+    for (uint32_t bits = group->bits[at]; bits; bits &= bits - 1) {
+        uint64_t row = rows[lowest(bits)];
+        if (row < table->capacity && (int64_t)row >= least &&
+            !memcmp((const unsigned char *)table->log.buf + row * KEY, key, KEY))
+            return (int64_t)row;
+    }
+    return -1;
+}
+
+/* Fills `found` with positions, or -1; returns how many of these have a full bucket (`full`). */
+static Py_ssize_t find_all(const Table *table, int64_t least, int64_t base, int64_t *found,
+                           uint32_t *full) {
+    const unsigned char *keys = table->keys.buf;
+    const uint16_t *tags = table->tags.buf;
+    const uint32_t *rows = table->rows.buf;
+    Py_ssize_t crowded = 0;
+    Group group;
+    for (Py_ssize_t first = 0; first < table->count; first += GROUP) {
+        int size = (int)(table->count - first < GROUP ? table->count - first : GROUP);
+        for (int at = 0; at < size; at++) {
+            uint64_t hash = mixed(&table->mix, keys + (first + at) * KEY);
+            group.bucket[at] = bucket_of(hash, table->buckets);
+            group.tag[at] = tag_of(hash);
+            PREFETCH(tags + group.bucket[at] * SLOTS);
+        }
+        for (int at = 0; at < size; at++) {
+            group.bits[at] = nominated(tags + group.bucket[at] * SLOTS, group.tag[at]);
+            if (group.bits[at]) PREFETCH(rows + group.bucket[at] * SLOTS);
+        }
+        for (int at = 0; at < size; at++) {
+            if (!group.bits[at]) continue;
+            uint64_t row = rows[group.bucket[at] * SLOTS + lowest(group.bits[at])];
+            if (row < table->capacity) PREFETCH((const unsigned char *)table->log.buf + row * KEY);
+        }
+        for (int at = 0; at < size; at++) {
+            int64_t row = verified(table, &group, at, keys + (first + at) * KEY, least);
+            found[first + at] = row < 0 ? -1 : row + base;
+            if (row < 0 && tags[group.bucket[at] * SLOTS + SLOTS - 1])
+                full[crowded++] = (uint32_t)(first + at);
+        }
+    }
+    return crowded;
+}
+
+/* find(keys, secret, tags, rows, log, least, base) -> positions as i64, rows as u32 */
+static PyObject *find(PyObject *module, PyObject *args) {
+    (void)module;
+    Table table;
+    long long least, base;
+    if (!PyArg_ParseTuple(args, "y*y*y*y*y*LL", &table.keys, &table.secret, &table.tags, &table.rows,
+                          &table.log, &least, &base))
+        return NULL;
+    PyObject *answer = NULL, *found = NULL, *full = NULL;
+    if (is_sound(&table)) {
+        found = PyByteArray_FromStringAndSize(NULL, table.count * (Py_ssize_t)sizeof(int64_t));
+        full = PyByteArray_FromStringAndSize(NULL, table.count * (Py_ssize_t)sizeof(uint32_t));
+        if (found != NULL && full != NULL) {
+            Py_ssize_t crowded = find_all(&table, least, base, (int64_t *)PyByteArray_AsString(found),
+                                          (uint32_t *)PyByteArray_AsString(full));
+            if (!PyByteArray_Resize(full, crowded * (Py_ssize_t)sizeof(uint32_t)))
+                answer = PyTuple_Pack(2, found, full);
+        }
+    }
+    Py_XDECREF(found);
+    Py_XDECREF(full);
+    release(&table);
+    return answer;
+}
+
+/* -- inserting ----------------------------------------------------------------------------------- */
+
+/* Puts each key into the next free slot of its bucket; returns how many found none (`spilled`). */
+static Py_ssize_t put_all(const Table *table, uint8_t *fill, uint64_t start, uint32_t *spilled) {
+    const unsigned char *keys = table->keys.buf;
+    uint16_t *tags = table->tags.buf;
+    uint32_t *rows = table->rows.buf;
+    Py_ssize_t left_over = 0;
+    Group group;
+    for (Py_ssize_t first = 0; first < table->count; first += GROUP) {
+        int size = (int)(table->count - first < GROUP ? table->count - first : GROUP);
+        for (int at = 0; at < size; at++) {
+            uint64_t hash = mixed(&table->mix, keys + (first + at) * KEY);
+            group.bucket[at] = bucket_of(hash, table->buckets);
+            group.tag[at] = tag_of(hash);
+            PREFETCH(fill + group.bucket[at]);
+            PREFETCH(tags + group.bucket[at] * SLOTS);
+            PREFETCH(rows + group.bucket[at] * SLOTS);
+        }
+        for (int at = 0; at < size; at++) {
+            uint64_t bucket = group.bucket[at];
+            uint32_t row = (uint32_t)(start + (uint64_t)(first + at));
+            if (fill[bucket] >= SLOTS) {
+                spilled[left_over++] = row;
+                continue;
+            }
+            uint64_t slot = bucket * SLOTS + fill[bucket]++;
+            rows[slot] = row;
+            tags[slot] = group.tag[at];
+        }
+    }
+    return left_over;
+}
+
+/* put(keys, secret, tags, rows, log, fill, start) -> rows without a slot, as u32 */
+static PyObject *put(PyObject *module, PyObject *args) {
+    (void)module;
+    Table table;
+    Py_buffer fill;
+    unsigned long long start;
+    if (!PyArg_ParseTuple(args, "y*y*w*w*w*w*K", &table.keys, &table.secret, &table.tags, &table.rows,
+                          &table.log, &fill, &start))
+        return NULL;
+    PyObject *spilled = NULL;
+    if (is_sound(&table)) {
+        if ((uint64_t)fill.len != table.buckets || start > table.capacity ||
+            (uint64_t)table.count > table.capacity - start) {
+            PyErr_SetString(PyExc_ValueError, "the keys do not fit into that table");
+        } else {
+            memcpy((unsigned char *)table.log.buf + start * KEY, table.keys.buf, (size_t)table.keys.len);
+            spilled = PyByteArray_FromStringAndSize(NULL, table.count * (Py_ssize_t)sizeof(uint32_t));
+            if (spilled != NULL) {
+                Py_ssize_t left_over =
+                    put_all(&table, fill.buf, start, (uint32_t *)PyByteArray_AsString(spilled));
+                if (PyByteArray_Resize(spilled, left_over * (Py_ssize_t)sizeof(uint32_t)))
+                    Py_CLEAR(spilled);
+            }
+        }
+    }
+    PyBuffer_Release(&fill);
+    release(&table);
+    return spilled;
+}
+
+/* -- repeats inside a batch ---------------------------------------------------------------------- */
+
+enum { FEW_KEYS = 1 << 16, MOST_PROBES = 64 };
+
+/* Whether two of the keys may be equal: False is a proof. Crafted keys that crowd one place are
+   called equal, so that nobody can make it slow. */
+static PyObject *may_repeat(PyObject *module, PyObject *arg) {
+    (void)module;
+    Py_buffer keys;
+    if (PyObject_GetBuffer(arg, &keys, PyBUF_SIMPLE)) return NULL;
+    Py_ssize_t count = keys.len / KEY;
+    size_t places = 16;
+    while (places < 2 * (size_t)count) places *= 2;
+    if (keys.len % KEY || count >= FEW_KEYS) {
+        PyBuffer_Release(&keys);
+        PyErr_SetString(PyExc_ValueError, "no batch of keys");
+        return NULL;
+    }
+    uint16_t *place = PyMem_Calloc(places, sizeof *place); /* row + 1; 0 is free */
+    if (place == NULL) {
+        PyBuffer_Release(&keys);
+        return PyErr_NoMemory();
+    }
+    const unsigned char *all = keys.buf;
+    int repeats = 0;
+    for (Py_ssize_t row = 0; row < count && !repeats; row++) {
+        uint64_t words[2];
+        memcpy(words, all + row * KEY, KEY);
+        uint64_t hash = (words[0] ^ (words[1] * 0x9E3779B97F4A7C15u)) * 0x9E3779B97F4A7C15u;
+        size_t at = (size_t)(hash >> 40) & (places - 1);
+        int probes = 0;
+        for (; place[at] && !repeats; at = (at + 1) & (places - 1))
+            repeats = !memcmp(all + (place[at] - 1) * KEY, words, KEY) || ++probes > MOST_PROBES;
+        place[at] = (uint16_t)(row + 1);
+    }
+    PyMem_Free(place);
+    PyBuffer_Release(&keys);
+    return PyBool_FromLong(repeats);
+}
+
+/* -- the module ---------------------------------------------------------------------------------- */
+
+static PyMethodDef methods[] = {
+    {"uuid_keys", uuid_keys, METH_O, "keys.uuid_keys, as bytes"},
+    {"find", find, METH_VARARGS, "KeyIndex: positions of keys in one table"},
+    {"put", put, METH_VARARGS, "KeyIndex: keys into one table"},
+    {"may_repeat", may_repeat, METH_O, "plan.may_repeat_inside"},
+    {NULL, NULL, 0, NULL},
+};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_native", "See native.py.", -1, methods, NULL, NULL, NULL, NULL,
+};
+
+PyMODINIT_FUNC PyInit__native(void) {
+    prepare_digits();
+    return PyModule_Create(&definition);
+}

@@ -1,0 +1,68 @@
+"""The passes over a batch that are written in C too: `native` is that module, or None.
+
+| _native.c    | its twin, which is the rule                     |
+| ------------ | ----------------------------------------------- |
+| `uuid_keys`  | `identity/keys.py`: `uuid_keys_at_once`         |
+| `may_repeat` | `core/plan.py`: `may_repeat_sorted`             |
+| `find`, `put` | `stores/index.py`: `_Table`, `..._in_buckets`  |
+
+It is built where there is a C compiler and Python's headers, and missed nowhere: every answer is
+the same without it, and tests hold it to that. EFFECTONCE_NATIVE=0 leaves it out.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import Any, Final, Protocol, cast
+
+from numpy.typing import NDArray
+
+
+class Native(Protocol):
+    """_native.c: arrays are read and written in place."""
+
+    def uuid_keys(self, ids: list[bytes | None], /) -> bytes | None:
+        """16 bytes each; None where one is no UUID."""
+        ...
+
+    def may_repeat(self, keys: NDArray[Any], /) -> bool: ...
+    def find(
+        self,
+        keys: NDArray[Any],
+        secret: bytes,
+        tags: NDArray[Any],
+        rows: NDArray[Any],
+        log: NDArray[Any],
+        least: int,
+        base: int,
+        /,
+    ) -> tuple[bytearray, bytearray]:
+        """Positions (i64) or -1, and which keys are not there and have a full bucket (u32)."""
+        ...
+
+    def put(
+        self,
+        keys: NDArray[Any],
+        secret: bytes,
+        tags: NDArray[Any],
+        rows: NDArray[Any],
+        log: NDArray[Any],
+        fill: NDArray[Any],
+        start: int,
+        /,
+    ) -> bytearray:
+        """Rows (u32) that found their bucket full."""
+        ...
+
+
+def _built() -> Native | None:
+    if os.environ.get("EFFECTONCE_NATIVE") == "0":
+        return None
+    try:
+        return cast("Native", import_module("effectonce._native"))
+    except ImportError:
+        return None
+
+
+native: Final = _built()

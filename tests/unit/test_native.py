@@ -1,0 +1,167 @@
+"""What is written in C: the same answers as its twins, and no length that it trusts."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from effectonce.core.plan import may_repeat_inside, may_repeat_sorted
+from effectonce.identity.keys import uuid_keys_at_once
+from effectonce.model import Keys
+from effectonce.native import native
+
+HEADERS = Path(sysconfig.get_path("include")) / "Python.h"
+
+pytestmark = pytest.mark.skipif(native is None, reason="there is no compiler, or no Python.h")
+
+
+def keys_of(raw: bytes) -> Keys:
+    return np.frombuffer(raw, np.uint64).reshape(-1, 2)
+
+
+# -- UUIDs -----------------------------------------------------------------------------------------
+
+UUIDS = st.uuids().map(lambda each: str(each).encode())
+
+
+@st.composite
+def nearly(draw: st.DrawFn) -> bytes:
+    """A UUID with one byte that may be another."""
+    text = bytearray(draw(UUIDS))
+    text[draw(st.integers(0, 35))] = draw(st.integers(0, 255))
+    return bytes(text)
+
+
+IDS = st.lists(UUIDS | nearly() | st.binary(max_size=40) | st.none(), max_size=6)
+
+
+@settings(max_examples=500)
+@given(IDS)
+def test_an_id_is_a_uuid_in_c_where_it_is_one_in_python(ids: list[bytes | None]) -> None:
+    assert native is not None
+    made, twin = native.uuid_keys(ids), uuid_keys_at_once(ids)
+    assert (made is None) == (twin is None)
+    assert made is None or twin is None or made == twin.tobytes()
+
+
+def test_every_byte_at_every_place_of_a_uuid_is_judged_as_in_python() -> None:
+    assert native is not None
+    text = str(uuid.UUID("3f0a1c64-9a3c-4d7e-8f52-0c1f5d9e7a10")).encode()
+    for at in range(36):
+        for byte in range(256):
+            ids: list[bytes | None] = [text[:at] + bytes([byte]) + text[at + 1 :]]
+            twin = uuid_keys_at_once(ids)
+            assert native.uuid_keys(ids) == (None if twin is None else twin.tobytes()), ids
+
+
+# -- repeats inside a batch ------------------------------------------------------------------------
+
+
+@given(st.lists(st.sampled_from(range(300)), max_size=200))
+def test_a_repeat_is_seen_wherever_it_stands(numbers: list[int]) -> None:
+    assert native is not None
+    keys = keys_of(b"".join(n.to_bytes(16, "big") for n in numbers))
+    assert native.may_repeat(keys) == (len(set(numbers)) < len(numbers))
+
+
+def test_keys_that_crowd_one_place_are_called_equal_and_not_compared_for_ever() -> None:
+    assert native is not None
+    words = np.arange(1, 50_001, dtype=np.uint64)
+    odd = np.uint64(0x9E3779B97F4A7C15)
+    crowded = np.stack([words * odd, words], axis=1)  # all mix to nothing
+    assert may_repeat_sorted(crowded)
+    assert native.may_repeat(crowded)
+
+
+def test_a_batch_beyond_sixteen_bits_is_looked_at_in_numpy() -> None:
+    keys = np.arange(2 * 70_000, dtype=np.uint64).reshape(-1, 2)
+    assert not may_repeat_inside(keys[:3])
+    assert may_repeat_inside(np.concatenate([keys, keys[:1]]))
+
+
+# -- buffers that do not fit -----------------------------------------------------------------------
+
+
+def table(**other: Any) -> dict[str, Any]:
+    """Arguments of `put` for a table of two buckets and ten keys."""
+    return {
+        "keys": np.zeros((3, 2), np.uint64),
+        "secret": bytes(24),
+        "tags": np.zeros(2 * 16, np.uint16),
+        "rows": np.zeros(2 * 16, np.uint32),
+        "log": np.zeros((10, 2), np.uint64),
+        "fill": np.zeros(2, np.uint8),
+        "start": 0,
+        **other,
+    }
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"keys": np.zeros(3, np.uint8)},
+        {"secret": bytes(23)},
+        {"tags": np.zeros(16, np.uint16)},
+        {"tags": np.zeros(0, np.uint16), "rows": np.zeros(0, np.uint32)},
+        {"rows": np.zeros(31, np.uint32)},
+        {"log": np.zeros(17, np.uint8)},
+        {"log": np.zeros((2, 2), np.uint64)},
+        {"fill": np.zeros(3, np.uint8)},
+        {"start": 8},
+        {"start": 2**63},
+    ],
+)
+def test_a_buffer_of_another_length_is_refused_and_nothing_beyond_it_written(other: Any) -> None:
+    assert native is not None
+    with pytest.raises(ValueError, match=r"index|table"):
+        native.put(*table(**other).values())
+
+
+def test_a_table_that_was_written_over_is_not_read_beyond_its_log() -> None:
+    assert native is not None
+    damaged = table(tags=np.ones(32, np.uint16), rows=np.full(32, 2**32 - 1, np.uint32))
+    keys, secret, tags, rows, log, _, _ = damaged.values()
+    found, full = native.find(keys, secret, tags, rows, log, 0, 0)
+    assert np.frombuffer(found, np.int64).tolist() == [-1] * 3
+    assert len(full) == 3 * 4
+
+
+def test_a_bucket_that_says_it_holds_more_than_it_can_is_full() -> None:
+    assert native is not None
+    spilled = native.put(*table(fill=np.full(2, 255, np.uint8)).values())
+    assert np.frombuffer(spilled, np.uint32).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("ids", [(), None, {}])
+def test_what_is_no_list_is_refused(ids: Any) -> None:
+    assert native is not None
+    with pytest.raises(TypeError):
+        native.uuid_keys(ids)
+
+
+# -- whether it is there ---------------------------------------------------------------------------
+
+
+def test_it_was_built_where_it_can_be() -> None:
+    can_be = shutil.which("cc") is not None and HEADERS.exists()
+    assert (native is not None) or not can_be
+
+
+def test_it_can_be_left_out() -> None:
+    code = "from effectonce.native import native; print(native)"
+    left_out = os.environ | {"EFFECTONCE_NATIVE": "0"}
+    said = subprocess.run(
+        [sys.executable, "-c", code], check=True, env=left_out, capture_output=True, text=True
+    )
+    assert said.stdout.strip() == "None"
