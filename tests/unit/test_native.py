@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
-import sysconfig
 import uuid
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +14,6 @@ from effectonce.core.plan import may_repeat_inside, may_repeat_sorted
 from effectonce.identity.keys import uuid_keys_at_once
 from effectonce.model import Keys
 from effectonce.native import native
-
-HEADERS = Path(sysconfig.get_path("include")) / "Python.h"
-
-pytestmark = pytest.mark.skipif(native is None, reason="there is no compiler, or no Python.h")
 
 
 def keys_of(raw: bytes) -> Keys:
@@ -148,20 +138,3 @@ def test_what_is_no_list_is_refused(ids: Any) -> None:
     assert native is not None
     with pytest.raises(TypeError):
         native.uuid_keys(ids)
-
-
-# -- whether it is there ---------------------------------------------------------------------------
-
-
-def test_it_was_built_where_it_can_be() -> None:
-    can_be = shutil.which("cc") is not None and HEADERS.exists()
-    assert (native is not None) or not can_be
-
-
-def test_it_can_be_left_out() -> None:
-    code = "from effectonce.native import native; print(native)"
-    left_out = os.environ | {"EFFECTONCE_NATIVE": "0"}
-    said = subprocess.run(
-        [sys.executable, "-c", code], check=True, env=left_out, capture_output=True, text=True
-    )
-    assert said.stdout.strip() == "None"
