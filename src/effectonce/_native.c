@@ -236,6 +236,50 @@ static PyObject *find(PyObject *module, PyObject *args) {
     return answer;
 }
 
+/* look_up(keys, secret, tags, rows, log, fingerprints, least)
+   -> whether each is there, as bool; its fingerprint, as u32; how many have a full bucket and are
+   not there */
+static PyObject *look_up(PyObject *module, PyObject *args) {
+    (void)module;
+    Table table;
+    Py_buffer fingerprints;
+    long long least;
+    if (!PyArg_ParseTuple(args, "y*y*y*y*y*y*L", &table.keys, &table.secret, &table.tags, &table.rows,
+                          &table.log, &fingerprints, &least))
+        return NULL;
+    PyObject *answer = NULL, *seen = NULL, *marks = NULL;
+    int64_t *found = NULL;
+    uint32_t *full = NULL;
+    if (is_sound(&table)) {
+        if ((uint64_t)fingerprints.len != table.capacity * 4) {
+            PyErr_SetString(PyExc_ValueError, "the fingerprints are not of that table");
+        } else {
+            found = PyMem_Calloc((size_t)table.count + 1, sizeof *found);
+            full = PyMem_Calloc((size_t)table.count + 1, sizeof *full);
+            seen = PyByteArray_FromStringAndSize(NULL, table.count);
+            marks = PyByteArray_FromStringAndSize(NULL, table.count * (Py_ssize_t)sizeof(uint32_t));
+            if (found == NULL || full == NULL) PyErr_NoMemory();
+        }
+    }
+    if (found != NULL && full != NULL && seen != NULL && marks != NULL) {
+        Py_ssize_t crowded = find_all(&table, least, 0, found, full);
+        char *is_there = PyByteArray_AsString(seen);
+        uint32_t *mark = (uint32_t *)PyByteArray_AsString(marks);
+        for (Py_ssize_t row = 0; row < table.count; row++) {
+            is_there[row] = found[row] >= 0;
+            mark[row] = found[row] < 0 ? 0 : ((const uint32_t *)fingerprints.buf)[found[row]];
+        }
+        answer = Py_BuildValue("OOn", seen, marks, crowded);
+    }
+    PyMem_Free(found);
+    PyMem_Free(full);
+    Py_XDECREF(seen);
+    Py_XDECREF(marks);
+    PyBuffer_Release(&fingerprints);
+    release(&table);
+    return answer;
+}
+
 /* -- inserting ----------------------------------------------------------------------------------- */
 
 /* Puts each key into the next free slot of its bucket; returns how many found none (`spilled`). */
@@ -345,6 +389,7 @@ static PyObject *may_repeat(PyObject *module, PyObject *arg) {
 static PyMethodDef methods[] = {
     {"uuid_keys", uuid_keys, METH_O, "keys.uuid_keys, as bytes"},
     {"find", find, METH_VARARGS, "KeyIndex: positions of keys in one table"},
+    {"look_up", look_up, METH_VARARGS, "KeyIndex.marked, in one table"},
     {"put", put, METH_VARARGS, "KeyIndex: keys into one table"},
     {"may_repeat", may_repeat, METH_O, "plan.may_repeat_inside"},
     {NULL, NULL, 0, NULL},

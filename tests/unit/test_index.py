@@ -118,6 +118,9 @@ class TheAnswersOfADict(RuleBasedStateMachine):
     def look_up(self, numbers: list[int]) -> None:
         found = self.index.lookup(UNIVERSE[numbers])
         assert found.tolist() == [self.oracle.get(number, (-1, 0))[0] for number in numbers]
+        seen, marks = self.index.marked(UNIVERSE[numbers])
+        assert seen.tolist() == [number in self.oracle for number in numbers]
+        assert marks.tolist() == [self.oracle.get(number, (0, 0))[1] for number in numbers]
 
     @rule(part=st.sampled_from([0.0, 0.05, 0.34, 0.9, 1.0, 1.5]), back=st.integers(0, 1))
     def expire(self, part: float, back: int) -> None:

@@ -127,6 +127,13 @@ def test_a_table_that_was_written_over_is_not_read_beyond_its_log() -> None:
     assert len(full) == 3 * 4
 
 
+def test_fingerprints_of_another_table_are_not_read() -> None:
+    assert native is not None
+    keys, secret, tags, rows, log, _, _ = table().values()
+    with pytest.raises(ValueError, match="not of that table"):
+        native.look_up(keys, secret, tags, rows, log, np.zeros(9, np.uint32), 0)
+
+
 def test_a_bucket_that_says_it_holds_more_than_it_can_is_full() -> None:
     assert native is not None
     spilled = native.put(*table(fill=np.full(2, 255, np.uint8)).values())

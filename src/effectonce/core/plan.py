@@ -59,6 +59,8 @@ class Decision(IntEnum):
 _REPEAT, _LEAN, _WAIT = int(Decision.REPEAT), int(Decision.LEAN), int(Decision.WAIT)
 _RUN, _UNPROTECTED, _BELOW = int(Decision.RUN), int(Decision.UNPROTECTED), int(Decision.BELOW)
 _CONFLICT, _UNIDENTIFIED = int(Decision.CONFLICT), int(Decision.UNIDENTIFIED)
+_REPEAT_IF: Final = np.array((_CONFLICT, _REPEAT), np.uint8)
+"""By whether the fingerprint is the same."""
 
 
 _MOST_NATIVE: Final = 2**16
@@ -129,7 +131,7 @@ def plan(
     seen = known.seen.nonzero()[0]
     if len(seen):
         same = known.fingerprints.take(seen) == columns.fingerprints.take(seen)
-        decisions[seen] = np.where(same, _REPEAT, _CONFLICT)
+        decisions[seen] = _REPEAT_IF.take(same)
     if columns.unidentified:
         decisions[list(columns.unidentified)] = (
             _UNIDENTIFIED if unidentified is Unidentified.BLOCKS else _UNPROTECTED

@@ -136,12 +136,13 @@ def settle(
         repeated_until=UNSET if position.generations else _repeated_until(columns, plan, resolved),
     )
     marked_until = int(columns.offsets[rows[-1]]) + 1 if len(rows) else UNSET
-    new = replace(new, marked_until=max(new.marked_until, marked_until))
+    marked_until = max(new.marked_until, marked_until)
     if moment.ahead_ms != UNSET:
         ahead_ms = advance_log_time(new.log_time_ms, moment.ahead_ms, moment.wall_ms, UNSET)
-        new = reach(new, ahead_ms, half_ms)
+        new = reach(replace(new, marked_until=marked_until), ahead_ms, half_ms)
     new = replace(
         new,
+        marked_until=marked_until,
         next=end if moved else position.next,
         leader_epoch=moment.leader_epoch if moved else new.leader_epoch,
         commit_id=commit_id(position.epoch, serial),

@@ -30,7 +30,7 @@ from typing import Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from effectonce.model import Fingerprints, Keys
+from effectonce.model import Fingerprints, Keys, Mask
 from effectonce.native import native
 
 Positions: TypeAlias = NDArray[np.int64]
@@ -102,6 +102,20 @@ class KeyIndex:
     def lookup(self, keys: Keys) -> Positions:
         """The log position of each key, or -1: it is not there. Changes nothing."""
         return self._lookup(_checked(keys))
+
+    def marked(self, keys: Keys) -> tuple[Mask, Fingerprints]:
+        """Whether each key is there, and its fingerprint, or 0."""
+        keys = _checked(keys)
+        if native is not None and self._old is None:
+            answer = self._table.look_up_natively(keys, self._floor)
+            if answer is not None:
+                return answer
+        found = self._lookup(keys)
+        seen = found >= 0
+        fingerprints = np.zeros(len(keys), np.uint32)
+        if seen.any():
+            fingerprints[seen] = self.fingerprints(found[seen])
+        return seen, fingerprints
 
     def insert(self, keys: Keys, fingerprints: Fingerprints) -> int:
         """Add keys that are absent and distinct, at consecutive positions; returns the first.
@@ -299,6 +313,17 @@ class _Table:
             floor - self.base, self.base,
         )  # fmt: skip
         return np.frombuffer(found, np.int64), np.frombuffer(full, np.uint32)
+
+    def look_up_natively(self, keys: Keys, floor: int) -> tuple[Mask, Fingerprints] | None:
+        """Whether each key stands here, and its fingerprint; None where the dict has to say."""
+        assert native is not None
+        seen, fingerprints, doubted = native.look_up(
+            keys, self._mix.secret, self._slot_tags, self._rows, self._keys, self.fingerprints,
+            floor - self.base,
+        )  # fmt: skip
+        if doubted and self._spilled:
+            return None
+        return np.frombuffer(seen, np.bool_), np.frombuffer(fingerprints, np.uint32)
 
     def put(
         self,

@@ -10,8 +10,6 @@ import os
 from dataclasses import dataclass, field
 from typing import Final
 
-import numpy as np
-
 from effectonce.model import Fingerprints, Keys, Mask
 from effectonce.stores.index import KeyIndex
 
@@ -33,12 +31,7 @@ class MarkedKeys:
 
     def look_up(self, keys: Keys) -> tuple[Mask, Fingerprints]:
         """Which of them are marked, and their fingerprints."""
-        found = self.index.lookup(keys)
-        seen = found >= 0
-        fingerprints = np.zeros(len(keys), np.uint32)
-        if seen.any():
-            fingerprints[seen] = self.index.fingerprints(found[seen])
-        return seen, fingerprints
+        return self.index.marked(keys)
 
     def insert(self, generation: int, keys: Keys, fingerprints: Fingerprints) -> None:
         """Keys that are absent and distinct."""
