@@ -6,8 +6,10 @@
 A handler of 8 lanes never returns from one event, in one of four partitions; producers go on. The
 position stays in front of that event, records behind it are held up to `Limits(held=)`, then their
 partition is paused, and the others flow. The window is a minute, so that their markers go as they
-come: in a week's window memory grows with each effect, stuck key or not. Sampled every second, once
-the partition is paused and two windows have passed:
+come: in a week's window memory grows with each effect, stuck key or not. Two groups side by side:
+on RocksDB, whose write buffers fill up to 64 MB in the same process, and on Redis, where nothing
+but what is held is in it. Sampled every second, once the partition is paused and two windows have
+passed; each key ends in the store's name:
 
     held_memory_growth_mb      median resident memory of the last tenth less that of the first
     held_most                  records that one partition had in memory
@@ -24,10 +26,13 @@ import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote
 
 import psutil
 from confluent_kafka import Producer
@@ -37,8 +42,7 @@ from rich.progress import Progress
 import effectonce as eo
 from benchmarks.child import child
 from benchmarks.loads import HEADER, PARTITIONS
-from effectonce.stores.rocksdb import RocksDBStore
-from effectonce.testing.servers import KafkaServer
+from effectonce.testing.servers import KafkaServer, ValkeyServer
 
 OUT: Final = Path("out/held.json")
 SECONDS: Final = 600
@@ -56,16 +60,17 @@ class Job:
 
     bootstrap: str
     topic: str
-    state: str
+    group: str
+    store: str
     seconds: int
 
 
 def consume(job: Job) -> None:
     """Print a sample a second, once a partition holds as much as it may."""
-    config = {"bootstrap.servers": job.bootstrap, "group.id": "held"}
+    config = {"bootstrap.servers": job.bootstrap, "group.id": job.group}
     effects, over = [0], threading.Event()
     once = eo.Once(
-        RocksDBStore(job.state),
+        job.store,
         identify=eo.header(HEADER),
         effects=eo.Outside(on_doubt="repeat"),
         window=WINDOW,
@@ -97,38 +102,55 @@ def consume(job: Job) -> None:
         consumer.run(handler, lanes=LANES)
 
 
-def measure(kafka: KafkaServer, home: Path, seconds: int, chance: random.Random) -> dict[str, Any]:
-    """Flat keys of the report."""
+def measure(
+    kafka: KafkaServer, stores: Mapping[str, str], seconds: int, chance: random.Random
+) -> dict[str, Any]:
+    """Flat keys of the report; `stores` are URLs by name."""
     topic, over = f"held-{uuid.uuid4().hex[:8]}", threading.Event()
     kafka.create_topic(topic, PARTITIONS)
     producer = threading.Thread(
         target=produce, args=(kafka.bootstrap, topic, chance, over), daemon=True
     )
     producer.start()
-    samples: list[dict[str, int]] = []
-    job = Job(kafka.bootstrap, topic, str(home / topic), seconds)
+    samples: dict[str, list[dict[str, int]]] = {name: [] for name in stores}
     try:
-        with (
-            child("benchmarks.held", asdict(job), patience_seconds=seconds + 600) as ours,
-            Progress(console=Console(stderr=True)) as progress,
-        ):
+        with ExitStack() as stack:
+            consumers = {
+                name: stack.enter_context(
+                    child(
+                        "benchmarks.held",
+                        asdict(Job(kafka.bootstrap, topic, f"held-{name}", url, seconds)),
+                        patience_seconds=seconds + 600,
+                    )
+                )
+                for name, url in stores.items()
+            }
+            progress = stack.enter_context(Progress(console=Console(stderr=True)))
             bar = progress.add_task("held", total=seconds)
-            while len(samples) < seconds:
-                samples.append(ours.answer())
+            for _ in range(seconds):
+                for name, consumer in consumers.items():
+                    samples[name].append(consumer.answer())
                 progress.advance(bar)
     finally:
         over.set()
         producer.join()
-    tenth = max(seconds // 10, 1)
+    return {"held_seconds": seconds} | {
+        f"{key}_{name}": value for name in stores for key, value in figures(samples[name]).items()
+    }
+
+
+def figures(samples: Sequence[Mapping[str, int]]) -> dict[str, float]:
+    """What a group's samples, one a second, say."""
+    tenth = max(len(samples) // 10, 1)
     rss = [sample["rss"] / 1e6 for sample in samples]
-    growth_mb = statistics.median(rss[-tenth:]) - statistics.median(rss[:tenth])
     effects = samples[-1]["effects"] - samples[0]["effects"]
     return {
-        "held_seconds": seconds,
         "held_memory_first_mb": round(statistics.median(rss[:tenth]), 1),
-        "held_memory_growth_mb": round(growth_mb, 1),
+        "held_memory_growth_mb": round(
+            statistics.median(rss[-tenth:]) - statistics.median(rss[:tenth]), 1
+        ),
         "held_most": samples[-1]["most"],
-        "held_others_per_second": round(effects / max(seconds - 1, 1)),
+        "held_others_per_second": round(effects / max(len(samples) - 1, 1)),
     }
 
 
@@ -156,8 +178,13 @@ def main(arguments: list[str]) -> int:
     seconds = int(arguments[0]) if arguments else SECONDS
     seed = random.SystemRandom().randrange(2**31)
     began = time.monotonic()
-    with KafkaServer.start(benchmark=True) as kafka, tempfile.TemporaryDirectory() as home:
-        found = measure(kafka, Path(home), seconds, random.Random(seed))
+    with (
+        KafkaServer.start(benchmark=True) as kafka,
+        ValkeyServer.start() as valkey,
+        tempfile.TemporaryDirectory() as home,
+    ):
+        stores = {"rocksdb": f"rocksdb://{quote(home)}", "redis": valkey.url}
+        found = measure(kafka, stores, seconds, random.Random(seed))
     found |= {"seed": seed, "seconds": round(time.monotonic() - began)}
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(found, indent=2) + "\n")
