@@ -100,6 +100,7 @@ static uint16_t tag_of(uint64_t hash) { return (uint16_t)hash | 1; }
 typedef struct {
     Py_buffer keys, secret, tags, rows, log;
     Mix mix;
+    const uint32_t *fingerprints; /* by row; NULL where nobody asks for them */
     Py_ssize_t count;   /* keys of the batch */
     uint64_t buckets;
     uint64_t capacity;  /* of the log */
@@ -121,6 +122,7 @@ static int is_sound(Table *table) {
         PyErr_SetString(PyExc_ValueError, "no keys, secret, tags or log of an index");
         return 0;
     }
+    table->fingerprints = NULL;
     table->count = table->keys.len / KEY;
     table->buckets = (uint64_t)(table->tags.len / (2 * SLOTS));
     table->capacity = (uint64_t)(table->log.len / KEY);
@@ -199,7 +201,9 @@ static Py_ssize_t find_all(const Table *table, int64_t least, int64_t base, int6
         for (int at = 0; at < size; at++) {
             if (!group.bits[at]) continue;
             uint64_t row = rows[group.bucket[at] * SLOTS + lowest(group.bits[at])];
-            if (row < table->capacity) PREFETCH((const unsigned char *)table->log.buf + row * KEY);
+            if (row >= table->capacity) continue;
+            PREFETCH((const unsigned char *)table->log.buf + row * KEY);
+            if (table->fingerprints != NULL) PREFETCH(table->fingerprints + row);
         }
         for (int at = 0; at < size; at++) {
             int64_t row = verified(table, &group, at, keys + (first + at) * KEY, least);
@@ -262,12 +266,13 @@ static PyObject *look_up(PyObject *module, PyObject *args) {
         }
     }
     if (found != NULL && full != NULL && seen != NULL && marks != NULL) {
+        table.fingerprints = fingerprints.buf;
         Py_ssize_t crowded = find_all(&table, least, 0, found, full);
         char *is_there = PyByteArray_AsString(seen);
         uint32_t *mark = (uint32_t *)PyByteArray_AsString(marks);
         for (Py_ssize_t row = 0; row < table.count; row++) {
             is_there[row] = found[row] >= 0;
-            mark[row] = found[row] < 0 ? 0 : ((const uint32_t *)fingerprints.buf)[found[row]];
+            mark[row] = found[row] < 0 ? 0 : table.fingerprints[found[row]];
         }
         answer = Py_BuildValue("OOn", seen, marks, crowded);
     }
