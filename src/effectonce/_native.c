@@ -4,13 +4,15 @@
    and the oracle of its tests (native.py says which). Nothing here keeps anything between calls,
    allocates for longer than one, or trusts a length: whatever does not fit is a ValueError.
 
-   The stable ABI: one build serves every CPython from 3.11 on.
+   The stable ABI: one build serves every CPython from 3.11 on, but those without a GIL.
 
    A look-up among 1e7 keys waits for memory twice. So a batch goes through in groups of GROUP, and
    what the next step will read is asked for (prefetched) one step ahead. */
 
 #define PY_SSIZE_T_CLEAN
+#if !defined(Py_GIL_DISABLED)
 #define Py_LIMITED_API 0x030B0000
+#endif
 #include <Python.h>
 #include <stdint.h>
 #include <string.h>
@@ -255,7 +257,7 @@ static PyObject *look_up(PyObject *module, PyObject *args) {
     int64_t *found = NULL;
     uint32_t *full = NULL;
     if (is_sound(&table)) {
-        if ((uint64_t)fingerprints.len != table.capacity * 4) {
+        if ((uint64_t)fingerprints.len != table.capacity * 4 || (uintptr_t)fingerprints.buf % 4) {
             PyErr_SetString(PyExc_ValueError, "the fingerprints are not of that table");
         } else {
             found = PyMem_Calloc((size_t)table.count + 1, sizeof *found);
@@ -319,34 +321,36 @@ static Py_ssize_t put_all(const Table *table, uint8_t *fill, uint64_t start, uin
     return left_over;
 }
 
-/* put(keys, secret, tags, rows, log, fill, start) -> rows without a slot, as u32 */
+/* put(keys, secret, tags, rows, log, fill, spilled, start)
+   `spilled` holds a u32 more than there are keys: how many rows found no slot, then these rows. It is
+   the caller's, since from the first write on nothing here may fail. */
 static PyObject *put(PyObject *module, PyObject *args) {
     (void)module;
     Table table;
-    Py_buffer fill;
-    unsigned long long start;
-    if (!PyArg_ParseTuple(args, "y*y*w*w*w*w*K", &table.keys, &table.secret, &table.tags, &table.rows,
-                          &table.log, &fill, &start))
+    Py_buffer fill, spilled;
+    long long start;
+    if (!PyArg_ParseTuple(args, "y*y*w*w*w*w*w*L", &table.keys, &table.secret, &table.tags,
+                          &table.rows, &table.log, &fill, &spilled, &start))
         return NULL;
-    PyObject *spilled = NULL;
+    PyObject *answer = NULL;
     if (is_sound(&table)) {
-        if ((uint64_t)fill.len != table.buckets || start > table.capacity ||
-            (uint64_t)table.count > table.capacity - start) {
+        if ((uint64_t)fill.len != table.buckets || start < 0 || (uint64_t)start > table.capacity ||
+            (uint64_t)table.count > table.capacity - (uint64_t)start ||
+            (uintptr_t)spilled.buf % 4 || spilled.len / 4 <= table.count) {
             PyErr_SetString(PyExc_ValueError, "the keys do not fit into that table");
         } else {
-            memcpy((unsigned char *)table.log.buf + start * KEY, table.keys.buf, (size_t)table.keys.len);
-            spilled = PyByteArray_FromStringAndSize(NULL, table.count * (Py_ssize_t)sizeof(uint32_t));
-            if (spilled != NULL) {
-                Py_ssize_t left_over =
-                    put_all(&table, fill.buf, start, (uint32_t *)PyByteArray_AsString(spilled));
-                if (PyByteArray_Resize(spilled, left_over * (Py_ssize_t)sizeof(uint32_t)))
-                    Py_CLEAR(spilled);
-            }
+            memmove((unsigned char *)table.log.buf + start * KEY, table.keys.buf,
+                    (size_t)table.keys.len);
+            uint32_t *rows = spilled.buf;
+            rows[0] = (uint32_t)put_all(&table, fill.buf, (uint64_t)start, rows + 1);
+            Py_INCREF(Py_None);
+            answer = Py_None;
         }
     }
     PyBuffer_Release(&fill);
+    PyBuffer_Release(&spilled);
     release(&table);
-    return spilled;
+    return answer;
 }
 
 /* -- repeats inside a batch ---------------------------------------------------------------------- */

@@ -64,10 +64,11 @@ class Native(Protocol):
         rows: NDArray[Any],
         log: NDArray[Any],
         fill: NDArray[Any],
+        spilled: NDArray[Any],
         start: int,
         /,
-    ) -> bytearray:
-        """Rows (u32) that found their bucket full."""
+    ) -> None:
+        """Into `spilled` (u32): how many rows found their bucket full, then these."""
         ...
 
 

@@ -92,6 +92,7 @@ def table(**other: Any) -> dict[str, Any]:
         "rows": np.zeros(2 * 16, np.uint32),
         "log": np.zeros((10, 2), np.uint64),
         "fill": np.zeros(2, np.uint8),
+        "spilled": np.zeros(4, np.uint32),
         "start": 0,
         **other,
     }
@@ -108,8 +109,10 @@ def table(**other: Any) -> dict[str, Any]:
         {"log": np.zeros(17, np.uint8)},
         {"log": np.zeros((2, 2), np.uint64)},
         {"fill": np.zeros(3, np.uint8)},
+        {"spilled": np.zeros(3, np.uint32)},
+        {"spilled": np.zeros(17, np.uint8)[1:]},
         {"start": 8},
-        {"start": 2**63},
+        {"start": -1},
     ],
 )
 def test_a_buffer_of_another_length_is_refused_and_nothing_beyond_it_written(other: Any) -> None:
@@ -121,7 +124,7 @@ def test_a_buffer_of_another_length_is_refused_and_nothing_beyond_it_written(oth
 def test_a_table_that_was_written_over_is_not_read_beyond_its_log() -> None:
     assert native is not None
     damaged = table(tags=np.ones(32, np.uint16), rows=np.full(32, 2**32 - 1, np.uint32))
-    keys, secret, tags, rows, log, _, _ = damaged.values()
+    keys, secret, tags, rows, log = list(damaged.values())[:5]
     found, full = native.find(keys, secret, tags, rows, log, 0, 0)
     assert np.frombuffer(found, np.int64).tolist() == [-1] * 3
     assert len(full) == 3 * 4
@@ -129,15 +132,23 @@ def test_a_table_that_was_written_over_is_not_read_beyond_its_log() -> None:
 
 def test_fingerprints_of_another_table_are_not_read() -> None:
     assert native is not None
-    keys, secret, tags, rows, log, _, _ = table().values()
+    keys, secret, tags, rows, log = list(table().values())[:5]
     with pytest.raises(ValueError, match="not of that table"):
         native.look_up(keys, secret, tags, rows, log, np.zeros(9, np.uint32), 0)
 
 
 def test_a_bucket_that_says_it_holds_more_than_it_can_is_full() -> None:
     assert native is not None
-    spilled = native.put(*table(fill=np.full(2, 255, np.uint8)).values())
-    assert np.frombuffer(spilled, np.uint32).tolist() == [0, 1, 2]
+    full = table(fill=np.full(2, 255, np.uint8))
+    native.put(*full.values())
+    assert full["spilled"].tolist() == [3, 0, 1, 2]
+
+
+def test_an_odd_place_of_fingerprints_is_refused() -> None:
+    assert native is not None
+    keys, secret, tags, rows, log = list(table().values())[:5]
+    with pytest.raises(ValueError, match="not of that table"):
+        native.look_up(keys, secret, tags, rows, log, np.zeros(41, np.uint8)[1:], 0)
 
 
 @pytest.mark.parametrize("ids", [(), None, {}])

@@ -341,11 +341,13 @@ class _Table:
         if native is None or (gone is not None and len(gone)):
             self._put_in_buckets(start, keys, gone)
             return
-        spilled = native.put(
-            keys, self._mix.secret, self._slot_tags, self._rows, self._keys, self._fill, start
-        )
-        if spilled:
-            self._spill(np.frombuffer(spilled, np.uint32))
+        spilled = np.empty(len(keys) + 1, np.uint32)
+        native.put(
+            keys, self._mix.secret, self._slot_tags, self._rows, self._keys, self._fill,
+            spilled, start,
+        )  # fmt: skip
+        if spilled[0]:
+            self._spill(spilled[1 : 1 + int(spilled[0])])
 
     def _put_in_buckets(self, start: int, keys: Keys, gone: Positions | None) -> None:
         """Of those that meet in one slot one wins, whichever it is, and the others try again."""

@@ -31,7 +31,7 @@ from effectonce.ports import (
 )
 from effectonce.testing.simulator.broker import REBALANCE_SECONDS, LogRecords, Member, Rule
 from effectonce.testing.simulator.disk import store_of
-from effectonce.testing.simulator.in_lanes import SimPool, lasts
+from effectonce.testing.simulator.in_lanes import SLOW_SECONDS, SimPool, lasts
 from effectonce.testing.simulator.schedule import Dead
 
 LEARNS_SECONDS: Final = 0.6
@@ -215,6 +215,8 @@ class Process:
         seconds = self.world.faults.handler_seconds(self)
         if self.world.lanes is not None:
             self.world.judge.lanes.begins(self.name, event, self.world.lanes.lane_of(event))
+            if seconds > SLOW_SECONDS:  # where lanes run, no keeper notices
+                self.world.faults.fired("slow handler", "handler")
             seconds = lasts(seconds, self.chance)
         self.keeper.expect(seconds)
         self.enter("handler", seconds)
