@@ -80,7 +80,7 @@ typedef struct {
     uint64_t multiplier;
 } Mix;
 
-/* KeyIndex._mix, for one key. */
+/* `_Mix` of stores/index.py, for one key. */
 static uint64_t mixed(const Mix *mix, const unsigned char *key) {
     uint32_t parts[4];
     uint64_t words[2];
@@ -93,19 +93,14 @@ static uint64_t mixed(const Mix *mix, const unsigned char *key) {
     return hash * mix->multiplier;
 }
 
-static uint64_t bucket_of(uint64_t hash, uint64_t buckets) { return ((hash >> 32) * buckets) >> 32; }
-
-static uint16_t tag_of(uint64_t hash) { return (uint16_t)hash | 1; }
-
 /* -- a table's buffers --------------------------------------------------------------------------- */
 
 typedef struct {
     Py_buffer keys, secret, tags, rows, log;
     Mix mix;
-    const uint32_t *fingerprints; /* by row; NULL where nobody asks for them */
-    Py_ssize_t count;   /* keys of the batch */
+    Py_ssize_t count; /* keys of the batch */
     uint64_t buckets;
-    uint64_t capacity;  /* of the log */
+    uint64_t capacity; /* of the log */
 } Table;
 
 static void release(Table *table) {
@@ -124,7 +119,6 @@ static int is_sound(Table *table) {
         PyErr_SetString(PyExc_ValueError, "no keys, secret, tags or log of an index");
         return 0;
     }
-    table->fingerprints = NULL;
     table->count = table->keys.len / KEY;
     table->buckets = (uint64_t)(table->tags.len / (2 * SLOTS));
     table->capacity = (uint64_t)(table->log.len / KEY);
@@ -137,6 +131,25 @@ static int is_sound(Table *table) {
     memcpy(&table->mix.multiplier, (const char *)table->secret.buf + sizeof table->mix.addends,
            sizeof table->mix.multiplier);
     return 1;
+}
+
+typedef struct {
+    uint64_t bucket[GROUP];
+    uint16_t tag[GROUP];
+    uint32_t bits[GROUP];
+} Group;
+
+/* Where the next group of the batch belongs, as `_Table._address` has it; returns how many keys. */
+static int address(const Table *table, Py_ssize_t first, Group *group) {
+    const unsigned char *key = (const unsigned char *)table->keys.buf + first * KEY;
+    int size = (int)(table->count - first < GROUP ? table->count - first : GROUP);
+    for (int at = 0; at < size; at++, key += KEY) {
+        uint64_t hash = mixed(&table->mix, key);
+        group->bucket[at] = ((hash >> 32) * table->buckets) >> 32;
+        group->tag[at] = (uint16_t)hash | 1;
+        PREFETCH((const uint16_t *)table->tags.buf + group->bucket[at] * SLOTS);
+    }
+    return size;
 }
 
 /* Which of a bucket's tags are this one, as bits. */
@@ -161,12 +174,6 @@ static int lowest(uint32_t bits) {
 
 /* -- looking up ---------------------------------------------------------------------------------- */
 
-typedef struct {
-    uint64_t bucket[GROUP];
-    uint16_t tag[GROUP];
-    uint32_t bits[GROUP];
-} Group;
-
 /* The row of a key that stands here at `least` or above; -1: it does not. */
 static int64_t verified(const Table *table, const Group *group, int at, const unsigned char *key,
                         int64_t least) {
@@ -189,13 +196,7 @@ static Py_ssize_t find_all(const Table *table, int64_t least, int64_t base, int6
     Py_ssize_t crowded = 0;
     Group group;
     for (Py_ssize_t first = 0; first < table->count; first += GROUP) {
-        int size = (int)(table->count - first < GROUP ? table->count - first : GROUP);
-        for (int at = 0; at < size; at++) {
-            uint64_t hash = mixed(&table->mix, keys + (first + at) * KEY);
-            group.bucket[at] = bucket_of(hash, table->buckets);
-            group.tag[at] = tag_of(hash);
-            PREFETCH(tags + group.bucket[at] * SLOTS);
-        }
+        int size = address(table, first, &group);
         for (int at = 0; at < size; at++) {
             group.bits[at] = nominated(tags + group.bucket[at] * SLOTS, group.tag[at]);
             if (group.bits[at]) PREFETCH(rows + group.bucket[at] * SLOTS);
@@ -203,9 +204,7 @@ static Py_ssize_t find_all(const Table *table, int64_t least, int64_t base, int6
         for (int at = 0; at < size; at++) {
             if (!group.bits[at]) continue;
             uint64_t row = rows[group.bucket[at] * SLOTS + lowest(group.bits[at])];
-            if (row >= table->capacity) continue;
-            PREFETCH((const unsigned char *)table->log.buf + row * KEY);
-            if (table->fingerprints != NULL) PREFETCH(table->fingerprints + row);
+            if (row < table->capacity) PREFETCH((const unsigned char *)table->log.buf + row * KEY);
         }
         for (int at = 0; at < size; at++) {
             int64_t row = verified(table, &group, at, keys + (first + at) * KEY, least);
@@ -242,68 +241,18 @@ static PyObject *find(PyObject *module, PyObject *args) {
     return answer;
 }
 
-/* look_up(keys, secret, tags, rows, log, fingerprints, least)
-   -> whether each is there, as bool; its fingerprint, as u32; how many have a full bucket and are
-   not there */
-static PyObject *look_up(PyObject *module, PyObject *args) {
-    (void)module;
-    Table table;
-    Py_buffer fingerprints;
-    long long least;
-    if (!PyArg_ParseTuple(args, "y*y*y*y*y*y*L", &table.keys, &table.secret, &table.tags, &table.rows,
-                          &table.log, &fingerprints, &least))
-        return NULL;
-    PyObject *answer = NULL, *seen = NULL, *marks = NULL;
-    int64_t *found = NULL;
-    uint32_t *full = NULL;
-    if (is_sound(&table)) {
-        if ((uint64_t)fingerprints.len != table.capacity * 4 || (uintptr_t)fingerprints.buf % 4) {
-            PyErr_SetString(PyExc_ValueError, "the fingerprints are not of that table");
-        } else {
-            found = PyMem_Calloc((size_t)table.count + 1, sizeof *found);
-            full = PyMem_Calloc((size_t)table.count + 1, sizeof *full);
-            seen = PyByteArray_FromStringAndSize(NULL, table.count);
-            marks = PyByteArray_FromStringAndSize(NULL, table.count * (Py_ssize_t)sizeof(uint32_t));
-            if (found == NULL || full == NULL) PyErr_NoMemory();
-        }
-    }
-    if (found != NULL && full != NULL && seen != NULL && marks != NULL) {
-        table.fingerprints = fingerprints.buf;
-        Py_ssize_t crowded = find_all(&table, least, 0, found, full);
-        char *is_there = PyByteArray_AsString(seen);
-        uint32_t *mark = (uint32_t *)PyByteArray_AsString(marks);
-        for (Py_ssize_t row = 0; row < table.count; row++) {
-            is_there[row] = found[row] >= 0;
-            mark[row] = found[row] < 0 ? 0 : table.fingerprints[found[row]];
-        }
-        answer = Py_BuildValue("OOn", seen, marks, crowded);
-    }
-    PyMem_Free(found);
-    PyMem_Free(full);
-    Py_XDECREF(seen);
-    Py_XDECREF(marks);
-    PyBuffer_Release(&fingerprints);
-    release(&table);
-    return answer;
-}
-
 /* -- inserting ----------------------------------------------------------------------------------- */
 
 /* Puts each key into the next free slot of its bucket; returns how many found none (`spilled`). */
 static Py_ssize_t put_all(const Table *table, uint8_t *fill, uint64_t start, uint32_t *spilled) {
-    const unsigned char *keys = table->keys.buf;
     uint16_t *tags = table->tags.buf;
     uint32_t *rows = table->rows.buf;
     Py_ssize_t left_over = 0;
     Group group;
     for (Py_ssize_t first = 0; first < table->count; first += GROUP) {
-        int size = (int)(table->count - first < GROUP ? table->count - first : GROUP);
+        int size = address(table, first, &group);
         for (int at = 0; at < size; at++) {
-            uint64_t hash = mixed(&table->mix, keys + (first + at) * KEY);
-            group.bucket[at] = bucket_of(hash, table->buckets);
-            group.tag[at] = tag_of(hash);
             PREFETCH(fill + group.bucket[at]);
-            PREFETCH(tags + group.bucket[at] * SLOTS);
             PREFETCH(rows + group.bucket[at] * SLOTS);
         }
         for (int at = 0; at < size; at++) {
@@ -398,7 +347,6 @@ static PyObject *may_repeat(PyObject *module, PyObject *arg) {
 static PyMethodDef methods[] = {
     {"uuid_keys", uuid_keys, METH_O, "keys.uuid_keys, as bytes"},
     {"find", find, METH_VARARGS, "KeyIndex: positions of keys in one table"},
-    {"look_up", look_up, METH_VARARGS, "KeyIndex.marked, in one table"},
     {"put", put, METH_VARARGS, "KeyIndex: keys into one table"},
     {"may_repeat", may_repeat, METH_O, "plan.may_repeat_inside"},
     {NULL, NULL, 0, NULL},

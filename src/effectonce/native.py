@@ -1,11 +1,10 @@
 """The passes over a batch that are written in C too: `native` is that module, or None.
 
-| _native.c    | its twin, which is the rule                     |
-| ------------ | ----------------------------------------------- |
-| `uuid_keys`  | `identity/keys.py`: `uuid_keys_at_once`         |
-| `may_repeat` | `core/plan.py`: `may_repeat_sorted`             |
-| `find`, `put` | `stores/index.py`: `_Table`, `..._in_buckets`  |
-| `look_up`    | `stores/index.py`: `KeyIndex.marked`            |
+| _native.c     | its twin, which is the rule                       |
+| ------------- | ------------------------------------------------- |
+| `uuid_keys`   | `identity/keys.py`: `uuid_keys_at_once`           |
+| `may_repeat`  | `core/plan.py`: `may_repeat_sorted`               |
+| `find`, `put` | `stores/index.py`: `_find_`, `_put_in_buckets`    |
 
 It is built where there is a C compiler and Python's headers, and missed nowhere: every answer is
 the same without it, and tests hold it to that. EFFECTONCE_NATIVE=0 leaves it out.
@@ -40,20 +39,6 @@ class Native(Protocol):
         /,
     ) -> tuple[bytearray, bytearray]:
         """Positions (i64) or -1, and which keys are not there and have a full bucket (u32)."""
-        ...
-
-    def look_up(
-        self,
-        keys: NDArray[Any],
-        secret: bytes,
-        tags: NDArray[Any],
-        rows: NDArray[Any],
-        log: NDArray[Any],
-        fingerprints: NDArray[Any],
-        least: int,
-        /,
-    ) -> tuple[bytearray, bytearray, int]:
-        """Whether each is there (bool), its fingerprint (u32), and how many `find` would doubt."""
         ...
 
     def put(

@@ -130,25 +130,11 @@ def test_a_table_that_was_written_over_is_not_read_beyond_its_log() -> None:
     assert len(full) == 3 * 4
 
 
-def test_fingerprints_of_another_table_are_not_read() -> None:
-    assert native is not None
-    keys, secret, tags, rows, log = list(table().values())[:5]
-    with pytest.raises(ValueError, match="not of that table"):
-        native.look_up(keys, secret, tags, rows, log, np.zeros(9, np.uint32), 0)
-
-
 def test_a_bucket_that_says_it_holds_more_than_it_can_is_full() -> None:
     assert native is not None
     full = table(fill=np.full(2, 255, np.uint8))
     native.put(*full.values())
     assert full["spilled"].tolist() == [3, 0, 1, 2]
-
-
-def test_an_odd_place_of_fingerprints_is_refused() -> None:
-    assert native is not None
-    keys, secret, tags, rows, log = list(table().values())[:5]
-    with pytest.raises(ValueError, match="not of that table"):
-        native.look_up(keys, secret, tags, rows, log, np.zeros(41, np.uint8)[1:], 0)
 
 
 @pytest.mark.parametrize("ids", [(), None, {}])

@@ -105,12 +105,7 @@ class KeyIndex:
 
     def marked(self, keys: Keys) -> tuple[Mask, Fingerprints]:
         """Whether each key is there, and its fingerprint, or 0."""
-        keys = _checked(keys)
-        if native is not None and self._old is None:
-            answer = self._table.look_up_natively(keys, self._floor)
-            if answer is not None:
-                return answer
-        found = self._lookup(keys)
+        found = self.lookup(keys)
         seen = found >= 0
         fingerprints = np.zeros(len(keys), np.uint32)
         if seen.any():
@@ -313,17 +308,6 @@ class _Table:
             floor - self.base, self.base,
         )  # fmt: skip
         return np.frombuffer(found, np.int64), np.frombuffer(full, np.uint32)
-
-    def look_up_natively(self, keys: Keys, floor: int) -> tuple[Mask, Fingerprints] | None:
-        """Whether each key stands here, and its fingerprint; None where the dict has to say."""
-        assert native is not None
-        seen, fingerprints, doubted = native.look_up(
-            keys, self._mix.secret, self._slot_tags, self._rows, self._keys, self.fingerprints,
-            floor - self.base,
-        )  # fmt: skip
-        if doubted and self._spilled:
-            return None
-        return np.frombuffer(seen, np.bool_), np.frombuffer(fingerprints, np.uint32)
 
     def put(
         self,
