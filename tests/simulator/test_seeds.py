@@ -9,7 +9,8 @@ import pytest
 
 from effectonce.begin import Beginner
 from effectonce.ports import Reach
-from effectonce.testing.simulator.faults import IMPOSSIBLE, KINDS
+from effectonce.testing.simulator import world
+from effectonce.testing.simulator.faults import IMPOSSIBLE, KINDS, LEAST
 from effectonce.testing.simulator.mutants import MUTANTS, Mutant, kill
 from effectonce.testing.simulator.world import Mode, simulate
 
@@ -32,6 +33,14 @@ def test_whatever_befalls_a_cluster_each_event_takes_effect_as_promised(
     possible = set(KINDS) - IMPOSSIBLE[reach]
     if mode is not Mode.LANES:
         assert not [kind for kind in possible if not fired[kind]], "faults that never fired"
+
+
+def test_a_run_in_which_too_few_faults_have_fallen_is_not_called_done() -> None:
+    with patch.object(world, "FAULTS_SECONDS", 0.5):
+        reports = [simulate(seed) for seed in range(30)]
+    for report in reports:
+        assert sum(n for (_, step), n in report.faults.items() if step != "log") >= LEAST
+        assert not report.violations
 
 
 def test_a_topic_recreated_between_its_id_and_its_ends_is_not_taken_for_a_cut_off_log() -> None:

@@ -91,11 +91,14 @@ class Faults:
     def fired(self, kind: str, step: str) -> None:
         self.counts[kind, step] += 1
 
+    def too_few(self) -> bool:
+        return sum(count for (_, step), count in self.counts.items() if step != "log") < LEAST
+
     def stir(self) -> None:
         """Looked at more than once. Calls fail, mostly: a crash leaves few that could."""
         if not self.on:
             return
-        if sum(count for (_, step), count in self.counts.items() if step != "log") < LEAST:
+        if self.too_few():
             self._crash = self._freeze = 0.02 * self._world.schedule.now
             self._fails = 0.6
         else:

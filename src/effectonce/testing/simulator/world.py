@@ -1,7 +1,7 @@
 """One seed's world: topics, members, producers, operators, and what befalls them.
 
-For `FAULTS_SECONDS` faults fire; then they stop, what is frozen thaws, and everything must come to
-its end.
+For `FAULTS_SECONDS` faults fire, longer where too few have; then they stop, what is frozen thaws,
+and everything must come to its end.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from effectonce.testing.simulator.broker import (
     Rule,
 )
 from effectonce.testing.simulator.disk import Disk, SimStore
-from effectonce.testing.simulator.faults import Fault, Faults
+from effectonce.testing.simulator.faults import STIR_SECONDS, Fault, Faults
 from effectonce.testing.simulator.in_lanes import LanesOf
 from effectonce.testing.simulator.judge import WINDOW_DAYS, Judge, Violation
 from effectonce.testing.simulator.operators import Operators
@@ -36,6 +36,8 @@ from effectonce.testing.simulator.producer import RECORDS, Producer
 from effectonce.testing.simulator.schedule import Schedule
 
 FAULTS_SECONDS: Final = 6.0
+CALM_SECONDS: Final = 12.0
+"""By then faults stop, even where too few of them fell: a schedule cut down has few."""
 LIMIT_SECONDS: Final = 150.0
 IDLE_SECONDS: Final = 0.4
 """In place of the driver's ten, in a life of six."""
@@ -206,7 +208,10 @@ class World:
     # -- the run -------------------------------------------------------------------------------
 
     def calm(self) -> None:
-        """Faults stop; what is frozen thaws by itself."""
+        """Faults stop, once enough have fallen; what is frozen thaws by itself."""
+        if self.faults.too_few() and self.schedule.now < CALM_SECONDS:
+            self.schedule.at(STIR_SECONDS, self.calm)
+            return
         self.faults.on = False
         self.tell("world", "faults stop")
 
@@ -250,7 +255,7 @@ class World:
         self.schedule.at(FAULTS_SECONDS, self.calm)
         for _ in range(self.wanted):
             self.schedule.at(self.chance.uniform(0.0, 0.5), self.start_process)
-        if not self.schedule.run(self.over, FAULTS_SECONDS + LIMIT_SECONDS):
+        if not self.schedule.run(self.over, CALM_SECONDS + LIMIT_SECONDS):
             self._stuck()
 
     def report(self) -> Report:
