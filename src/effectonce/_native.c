@@ -344,7 +344,29 @@ static PyObject *may_repeat(PyObject *module, PyObject *arg) {
 
 /* -- the module ---------------------------------------------------------------------------------- */
 
+/* -- kafka.py --------------------------------------------------------------------------------- */
+
+/* A Message holds bytes, numbers and strings, so no cycle leads through it: the collector walks a
+   thousand of them in vain. Taken off its lists an object is freed as ever, when the last reference
+   goes. */
+static PyObject *
+untrack(PyObject *module, PyObject *messages)
+{
+    (void)module;
+    if (!PyList_Check(messages)) {
+        PyErr_SetString(PyExc_TypeError, "untrack: a list");
+        return NULL;
+    }
+    for (Py_ssize_t at = 0; at < PyList_Size(messages); at++) {
+        PyObject *message = PyList_GetItem(messages, at);
+        if (PyType_GetFlags(Py_TYPE(message)) & Py_TPFLAGS_HAVE_GC)
+            PyObject_GC_UnTrack(message);
+    }
+    Py_RETURN_NONE;
+}
+
 static PyMethodDef methods[] = {
+    {"untrack", untrack, METH_O, "kafka: the collector walks these no more"},
     {"uuid_keys", uuid_keys, METH_O, "keys.uuid_keys, as bytes"},
     {"find", find, METH_VARARGS, "KeyIndex: positions of keys in one table"},
     {"put", put, METH_VARARGS, "KeyIndex: keys into one table"},

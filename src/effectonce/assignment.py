@@ -97,7 +97,7 @@ class Assignment:
         it, which comes even if it is empty (seen), there is nothing to judge."""
         self._passed_on: dict[TopicPartition, int] = {}
         """Partitions of a job that are not ours, and their ends where they are known."""
-        self._told = self._reminded = self._topics_checked = self._polled = self._asked = 0.0
+        self._told = self._reminded = self._topics_checked = self.polled_at = self._asked = 0.0
         self._drained = self._flowed = False
 
     def partitions(self) -> list[Owned]:
@@ -129,19 +129,23 @@ class Assignment:
         self._pause_waiting()
         now = self._clock.monotonic()
         due = [o.due - now for o in self._owned.values() if waits(o) and not is_full(o)]
-        self._polled = now
         if self.desk.awaits_answer:
             due.append(0.0)  # it comes while what is there already is taken
-        got = await self._client.fetch(limit, max(0.0, min([timeout_seconds, *due])))
-        for records in got:
-            self._accept(records)
-        if not got:
+        self._drained = not await self._poll(limit, max(0.0, min([timeout_seconds, *due])))
+        if self._drained:
             await self.desk.collect()
-        self._drained = not got
-        self._flowed = self._flowed or bool(got)
 
-    def since_poll(self, now: float) -> float:
-        return now - self._polled
+    async def fetch_behind(self, limit: int) -> None:
+        """Take what is there, while the store is at work on all that is held: one batch."""
+        if sum(len(owned.held) for owned in self._owned.values()) == 1:
+            await self._poll(limit, 0.0)
+
+    async def _poll(self, limit: int, timeout_seconds: float) -> bool:
+        self.polled_at = self._clock.monotonic()
+        for records in (got := await self._client.fetch(limit, timeout_seconds)):
+            self._accept(records)
+        self._flowed = self._flowed or bool(got)
+        return bool(got)
 
     def _accept(self, records: Records) -> None:
         """Take records of a running partition.
@@ -152,10 +156,10 @@ class Assignment:
         if owned is not None and owned.stage is Stage.RUNNING:
             owned.held.append(records)
 
-    async def ready(self) -> Owned | None:
+    async def ready(self, first: Owned | None = None) -> Owned | None:
         """A partition with records to decide; a commit without an answer goes first."""
         now = self._clock.monotonic()
-        for owned in self.partitions():
+        for owned in sorted(self.partitions(), key=lambda owned: owned is not first):
             await self._resend(owned, now)
             if may_go_on(owned, now) and owned.held:
                 return owned
@@ -387,9 +391,7 @@ class Assignment:
         self._client.pause([o.key for o in flowing])
         for owned in flowing:
             owned.paused = True
-        self._polled = self._clock.monotonic()
-        for records in await self._client.fetch(1, TEND_SECONDS if self.busy else 0.0):
-            self._accept(records)
+        await self._poll(1, TEND_SECONDS if self.busy else 0.0)
 
     async def cut_off(self) -> None:
         """The handler is past its deadline and cannot be interrupted: make it harmless."""

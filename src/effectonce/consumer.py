@@ -35,6 +35,7 @@ from effectonce.hooks import BatchStarted, around_batch
 from effectonce.kafka import ConfluentClient
 from effectonce.keeper import SystemClock, ThreadKeeper
 from effectonce.lane_run import LaneRun
+from effectonce.native import native
 from effectonce.now import ClientNow, OursNow, now, store_now
 from effectonce.once import Once
 from effectonce.owned import Health, Owned, Pool, Stage, Task, health_of
@@ -323,14 +324,17 @@ class OnceConsumer:
         self._in_turn = True
         now(ours.see_to_what_is_due)
         ready = now(ours.ready)
+        if SWEEPS and (ready is None or native) and gc.isenabled() and gc.get_count()[1]:
+            gc.collect(1)
         if ready is None:
-            if SWEEPS and gc.isenabled() and gc.get_count()[1]:
-                gc.collect(1)
             now(ours.fetch, self._limit, FETCH_SECONDS)
             ready = now(ours.ready)
-        elif ours.since_poll(self._clock.monotonic()) > POLL_SECONDS:
+        elif self._clock.monotonic() - ours.polled_at > POLL_SECONDS:
             now(ours.tend)
             ready = now(ours.ready)
+        if ready is not None and ours.desk.ask(ready):
+            now(ours.fetch_behind, self._limit)
+            ready = now(ours.ready, ready)
         task = now(ours.desk.decide, ready, ready.held.popleft()) if ready is not None else None
         self._in_turn = task is not None
         return task

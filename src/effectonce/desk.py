@@ -26,13 +26,7 @@ from effectonce.core.settle import Ended, Moment, marked_rows, resolved_rows, se
 from effectonce.core.stall import attempt, first_start, rest
 from effectonce.errors import NotOpen, StoreCorrupt, StoreError, StoreUnavailable
 from effectonce.event import Source, Work
-from effectonce.hooks import (
-    PartitionStalled,
-    Retrying,
-    StoreOutage,
-    emit,
-    get_hooks,
-)
+from effectonce.hooks import PartitionStalled, Retrying, StoreOutage, emit, get_hooks
 from effectonce.identity import Identified
 from effectonce.model import (
     UNSET,
@@ -49,7 +43,7 @@ from effectonce.model import (
     Unknown,
 )
 from effectonce.once import Once
-from effectonce.owned import Owned, Stage, Task, Unsent
+from effectonce.owned import Asked, Owned, Stage, Task, Unsent
 from effectonce.ports import AsyncSendsAhead, AsyncStore, Clock, Reach, Records
 from effectonce.stores.commits import are_facts
 from effectonce.words import blocked, committed, gave_up, raised
@@ -77,6 +71,8 @@ class Desk:
         self._partitions = partitions
         self._shared = store.traits.reach is Reach.SHARED
         self._ahead = store if isinstance(store, AsyncSendsAhead) else None
+        self._asked: Asked | None = None
+        """What the store looks up: at most one, and nothing that marks is sent behind it."""
         self._sent: Owned | None = None
         """Whose commit is on its way: at most one, and while no handler runs."""
 
@@ -87,8 +83,11 @@ class Desk:
         if len(records) > 1 and records.offsets()[0] < owned.alone_below:
             owned.held.appendleft(records.part(1))
             records = records.part(0, 1)
-        identified, columns = self.columns_of(owned, records)
-        known = await self.look_up(owned, columns)
+        asked, self._asked = self._asked, None
+        if asked is None or asked.records is not records:
+            asked = Asked(records, *self.columns_of(owned, records))
+        identified, columns, receipt = asked.identified, asked.columns, asked.receipt
+        known = await (receipt() if receipt else self.look_up(owned, columns))
         if not await self._goes_on(owned, records):
             return None
         if isinstance(known, StoreError):
@@ -112,6 +111,16 @@ class Desk:
             maybe_repeated_below=owned.maybe_repeated_below,
         )
         return Task(owned, records, identified, columns, decided, work, known, transaction)
+
+    def ask(self, owned: Owned) -> bool:
+        """Have the store look up what is decided next, while more is fetched; whether it does."""
+        records = owned.held[0]
+        if self._ahead is None or records.offsets()[0] < owned.alone_below:
+            return False
+        identified, columns = self.columns_of(owned, records)
+        receipt = self._ahead.ask(Query(owned.at, columns.keys, owned.row.run))
+        self._asked = Asked(records, identified, columns, receipt)
+        return receipt is not None
 
     def columns_of(self, owned: Owned, records: Records) -> tuple[Identified, Columns]:
         """What decisions need of them."""
@@ -280,7 +289,7 @@ class Desk:
         """Send the commit without an answer once more, exactly as it was."""
         unsent = owned.unsent
         assert unsent is not None
-        owned.unsent = None
+        owned.unsent = self._asked = None  # what it marks would be called new
         (result,) = await self._store.commit([unsent.commit])
         self.answered(owned, replace(unsent, sent_at=self._clock.monotonic()), result)
 

@@ -29,6 +29,7 @@ from confluent_kafka.admin import AdminClient
 from effectonce.errors import BrokerError, ConfigError
 from effectonce.identity import UNREADABLE_HEADERS, only_header
 from effectonce.model import NO_ID, UNSET, Committed, LogEnds, Offsets
+from effectonce.native import native
 from effectonce.ports import (
     CommitMode,
     Headers,
@@ -173,6 +174,8 @@ class ConfluentClient:
         messages = [first]
         if limit > 1:
             messages += self._consumer.consume(limit - 1, 0)
+        if native is not None:
+            native.untrack(messages)
         if any(map(Message.error, messages)):
             messages = self._without_errors(messages)
         return _grouped(messages, self._topics)

@@ -111,6 +111,16 @@ class StoreSendsAheadNow(StoreNow):
 
         return answer
 
+    def ask(self, query: Query) -> Callable[[], Awaitable[Known | StoreError]] | None:
+        receipt = self._ahead.ask(query)
+        if receipt is None:
+            return None
+
+        async def answer() -> Known | StoreError:
+            return receipt()
+
+        return answer
+
 
 class ClientNow:
     """`AsyncClient` over a `Client`."""

@@ -213,12 +213,21 @@ class SendsAhead(Protocol):
         """
         ...
 
+    def ask(self, query: Query) -> Callable[[], Known | StoreError] | None:
+        """Send a look-up, and return what waits for its answer; None: here that saves nothing.
+
+        It sees what was sent before it. What is returned is called at most once, and before any
+        other call of that consumer's but the ends of `send`.
+        """
+        ...
+
 
 @runtime_checkable
 class AsyncSendsAhead(Protocol):
     """As `SendsAhead`: to send is not to wait, what it returns is awaited."""
 
     def send(self, commit: Commit) -> Callable[[], Awaitable[CommitResult]]: ...
+    def ask(self, query: Query) -> Callable[[], Awaitable[Known | StoreError]] | None: ...
 
 
 class AsyncStore(Protocol):

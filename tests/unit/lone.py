@@ -79,7 +79,10 @@ class StoreWithBackup(MemoryStore):
 
 
 class FarStore(MemoryStore):
-    """A commit arrives when something comes behind it on the way; as late as it may."""
+    """A commit arrives when something comes behind it on the way, as late as it may.
+
+    What is asked is answered as early as it may: it knows of nothing that is sent behind it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -95,6 +98,10 @@ class FarStore(MemoryStore):
 
         self._on_its_way.append(arrive)
         return arrive
+
+    def ask(self, query: Query) -> Callable[[], Known | StoreError]:
+        (answer,) = self.lookup([query])
+        return lambda: answer
 
     def lookup(self, queries: Sequence[Query]) -> list[Known | StoreError]:
         while self._on_its_way:

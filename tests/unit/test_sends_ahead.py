@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import cast
 
 import pytest
@@ -11,10 +12,11 @@ import effectonce as eo
 from effectonce.assignment import Assignment
 from effectonce.core.start import read_witness
 from effectonce.desk import Desk
+from effectonce.errors import StoreError
 from effectonce.keeper import SystemClock
-from effectonce.model import Partition
+from effectonce.model import NO_ID, Applied, Commit, Ending, Known, Partition, Position, Query
 from effectonce.now import OursNow, now, store_now
-from effectonce.owned import Owned
+from effectonce.owned import Owned, Stage
 from effectonce.ports import Records
 from tests.unit.lone import (
     HOME,
@@ -23,12 +25,14 @@ from tests.unit.lone import (
     FarStore,
     Log,
     LogClient,
+    SomeRecords,
     consumer_of,
     count,
     effects_in,
 )
 
 pytestmark = pytest.mark.timeout(30)
+REPEAT = eo.Outside(on_doubt="repeat")
 
 
 class NewTopic(LogClient):
@@ -121,3 +125,112 @@ def test_a_revoke_beside_a_handler_that_returns_does_not_fail() -> None:
 
     consumer.run(handler)
     consumer.close()
+
+
+class Recorded(FarStore):
+    """Notes what is asked of it, and when the answer is taken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: list[str] = []
+
+    def ask(self, query: Query) -> Callable[[], Known | StoreError]:
+        answer = super().ask(query)
+        self.log.append("ask")
+
+        def taken() -> Known | StoreError:
+            self.log.append("answer")
+            return answer()
+
+        return taken
+
+
+class RecordedPolls(LogClient):
+    def __init__(self, log: Log, store: Recorded) -> None:
+        super().__init__(log)
+        self._notes = store.log
+
+    def fetch(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
+        found = super().fetch(limit, timeout_seconds)
+        self._notes.append(f"fetch {sum(map(len, found))}")
+        return found
+
+
+def test_records_are_fetched_while_the_last_are_looked_up_or_a_batch_waits_for_the_way_twice() -> (
+    None
+):
+    store = Recorded()
+    with consumer_of(RecordedPolls(Log(), store), store) as consumer:
+        consumer.run(count, until=eo.END)
+    assert effects_in(store) == IDS
+    begun = store.log.index("fetch 2")
+    assert store.log[begun : begun + 9] == [
+        *("fetch 2", "ask", "fetch 2", "answer", "ask", "fetch 1", "answer"),
+        *("ask", "fetch 0"),
+    ]
+
+
+class RevokedBehind(LogClient):
+    """All is revoked by the first poll behind a look-up, and given again by the next one."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__(log)
+        self.revokes_at = 3
+
+    def fetch(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
+        self.revokes_at -= 1
+        if not self.revokes_at and self._listener is not None:
+            self._listener.on_revoked([HOME])
+            self._assigned = False
+            return ()
+        return super().fetch(limit, timeout_seconds)
+
+
+def test_records_revoked_while_they_are_looked_up_do_not_run_without_an_owner() -> None:
+    store, owners = FarStore(), list[int]()
+
+    def handler(event: eo.Event, tx: eo.KeyValueTx) -> None:
+        owners.append(len(consumer.health().partitions))
+        count(event, tx)
+
+    with consumer_of(client := RevokedBehind(Log()), store) as consumer:
+        consumer.run(handler, until=eo.END)
+    assert client.revokes_at < 0
+    assert owners == [1] * len(IDS)
+    assert effects_in(store) == IDS
+
+
+def test_a_look_up_that_left_before_a_commit_was_sent_again_is_not_believed() -> None:
+    """What that one marks is new to it, and pending no more: a copy would run again."""
+    copy = SomeRecords([(0, IDS[0])], partition=1)
+    once = eo.Once(
+        FarStore(), identify=eo.header("event-id"), effects=eo.Outside(on_doubt="repeat")
+    )
+    here, there = (begun(once, number) for number in (0, 1))
+    desk = Desk(once, store_now(once.store), SystemClock(), lambda: (here, there))
+    task = now(desk.decide, here, SomeRecords([(0, IDS[0])]))
+    assert task is not None
+    task.work.endings[:] = Ending.DONE
+    now(desk.conclude, task)
+    assert here.unsent is not None
+    here.unsent = replace(here.unsent, receipt=None)  # it was not answered, and did not arrive
+    desk._sent = None
+    once.store._on_its_way.clear()  # type: ignore[attr-defined]
+    there.held.append(copy)
+    assert desk.ask(there)
+    now(desk.resend, here)
+    task = now(desk.decide, there, there.held.popleft())
+    assert task is not None
+    assert not len(task.plan.runs)
+
+
+def begun(once: eo.Once, number: int) -> Owned:
+    at = Partition("billing", "billing", TOPIC, number)
+    owned = Owned(at, assigned_at=0.0, stage=Stage.RUNNING, counted=True)
+    opened = once.store.open(at, LogClient.topic_id)
+    position = Position(
+        once.store.prepare(), LogClient.topic_id, opened.epoch, next=0, commit_id=NO_ID
+    )
+    assert once.store.commit([Commit(at, NO_ID, position)]) == [Applied()]
+    owned.position = position
+    return owned

@@ -248,6 +248,19 @@ class RedisStore:
         sent.image = self._local.expect(image, commit)  # cut off in there, it would not be exact
         return partial(self._answer_to, sent)
 
+    def ask(self, query: Query) -> Callable[[], Known | StoreError] | None:
+        """None over a client of the user's, in a Cluster, and where memory answers."""
+        client = self._link.own_client()
+        if client is None or self._settings.is_local:
+            return None
+        space = self._space(query.at)
+        generations = self._generations.get(space.tag, b"")
+        no_keys = replace(query, keys=query.keys[:0])
+        call = lookup_call(space, no_keys, generations, self._fence(query.at))
+        packed = packed_lookups(space, query, generations)
+        answer = self._ahead.send_together(client, LOOKUP, call, packed)
+        return partial(self._told, query, list(self._sent), answer)
+
     def find(self, at: Partition, key: bytes) -> Marker | None:
         return find(self._link, self._space(at), key)
 
@@ -278,9 +291,8 @@ class RedisStore:
         try:
             if self._settings.is_local:
                 return self._look_up_locally(query, sent)
-            if sent and (found := self._lookup_behind(sent, query)):
-                return found
-            return self._ask(query)
+            asked = self.ask(query) if sent else None
+            return asked() if asked else self._ask(query)
         except StoreError as error:
             return error
 
@@ -317,26 +329,16 @@ class RedisStore:
         owned = self._owned.get(at)
         return owned.whole_fence if owned else b""
 
-    def _lookup_behind(self, sent: Sequence[Sent], query: Query) -> Known | None:
-        """The look-up that leaves before the commits in front are answered; None where it failed.
+    def _told(self, query: Query, sent: Sequence[Sent], answer: Answer) -> Known | StoreError:
+        """It is asked again where it failed, or a commit in front of it did.
 
-        Or where one of them did: what that one marks once it comes again would be called new.
+        What that one marks, once it comes again, would be called new.
         """
-        client = self._link.own_client()
-        if client is None:
-            return None
-        space = self._space(query.at)
-        generations = self._generations.get(space.tag, b"")
-        no_keys = replace(query, keys=query.keys[:0])
-        call = lookup_call(space, no_keys, generations, self._fence(query.at))
-        packed = packed_lookups(space, query, generations)
-        answer = self._ahead.send_together(client, LOOKUP, call, packed)
         for each in sent:
             self._answer_to(each)
         found = self._ahead.read(answer)
-        if found is None or any(each.late for each in sent):
-            return None
-        return found_in(query, found)
+        known = found_in(query, found) if found and not any(each.late for each in sent) else None
+        return self._look_around() or known or self._lookup(query)
 
     def _answer_to(self, sent: Sent) -> CommitResult:
         """What a commit that was sent ahead was answered; on the ordinary way if it was not."""

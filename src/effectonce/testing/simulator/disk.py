@@ -251,6 +251,15 @@ class SimSharedStore(SimStore):
 
         return receipt
 
+    def ask(self, query: Query) -> Callable[[], Known | StoreError]:
+        (answer,) = self.lookup([query])
+
+        def receipt() -> Known | StoreError:
+            self._process.enter("store.answer")
+            return answer
+
+        return receipt
+
 
 def store_of(process: Any, disk: Disk) -> SimStore:
     """As far away as the real ones of its reach."""
