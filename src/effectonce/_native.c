@@ -342,31 +342,79 @@ static PyObject *may_repeat(PyObject *module, PyObject *arg) {
     return PyBool_FromLong(repeats);
 }
 
-/* -- the module ---------------------------------------------------------------------------------- */
+/* -- messages ------------------------------------------------------------------------------------ */
 
-/* -- kafka.py --------------------------------------------------------------------------------- */
+/* Bytes, numbers and text: no cycle leads through such an object, and the collector walks thousands
+   of them in vain. Off its lists, an object is freed as ever, when its last reference goes. */
+static void leave_collector(PyObject *object) {
+    if (PyType_GetFlags(Py_TYPE(object)) & Py_TPFLAGS_HAVE_GC) PyObject_GC_UnTrack(object);
+}
 
-/* A Message holds bytes, numbers and strings, so no cycle leads through it: the collector walks a
-   thousand of them in vain. Taken off its lists an object is freed as ever, when the last reference
-   goes. */
-static PyObject *
-untrack(PyObject *module, PyObject *messages)
-{
+static PyObject *untrack(PyObject *module, PyObject *messages) {
     (void)module;
     if (!PyList_Check(messages)) {
-        PyErr_SetString(PyExc_TypeError, "untrack: a list");
+        PyErr_SetString(PyExc_TypeError, "a list of messages");
         return NULL;
     }
-    for (Py_ssize_t at = 0; at < PyList_Size(messages); at++) {
-        PyObject *message = PyList_GetItem(messages, at);
-        if (PyType_GetFlags(Py_TYPE(message)) & Py_TPFLAGS_HAVE_GC)
-            PyObject_GC_UnTrack(message);
-    }
+    for (Py_ssize_t at = 0; at < PyList_Size(messages); at++)
+        leave_collector(PyList_GetItem(messages, at));
     Py_RETURN_NONE;
 }
 
+/* The value of the only header, if `name` is its name; borrowed. NULL with an exception, or without
+   one where there is no such value. */
+static PyObject *value_of_only(PyObject *headers, PyObject *name) {
+    if (!PyList_CheckExact(headers) || PyList_Size(headers) != 1) return NULL;
+    PyObject *header = PyList_GetItem(headers, 0);
+    if (header == NULL || !PyTuple_CheckExact(header) || PyTuple_Size(header) != 2) return NULL;
+    PyObject *found = PyTuple_GetItem(header, 0), *value = PyTuple_GetItem(header, 1);
+    if (found == NULL || value == NULL || !PyUnicode_CheckExact(found)) return NULL;
+    if (PyObject_RichCompareBool(found, name, Py_EQ) != 1) return NULL;
+    leave_collector(header);
+    leave_collector(headers);
+    return value;
+}
+
+/* only_header(messages, read, name): of each message the value of its only header, as a list.
+   None unless each has that one and no other; a number where `read` failed: that message's place. */
+static PyObject *only_header(PyObject *module, PyObject *args) {
+    (void)module;
+    PyObject *messages, *read, *name;
+    if (!PyArg_ParseTuple(args, "O!OU", &PyList_Type, &messages, &read, &name)) return NULL;
+    Py_ssize_t count = PyList_Size(messages);
+    PyObject *values = PyList_New(count);
+    for (Py_ssize_t at = 0; values != NULL && at < count; at++) {
+        PyObject *message = PyList_GetItem(messages, at);
+        if (message == NULL) {
+            Py_DECREF(values);
+            return NULL;
+        }
+        PyObject *headers = PyObject_CallFunctionObjArgs(read, message, NULL);
+        if (headers == NULL) {
+            Py_DECREF(values);
+            if (!PyErr_ExceptionMatches(PyExc_SystemError)) return NULL;
+            PyErr_Clear();
+            return PyLong_FromSsize_t(at);
+        }
+        PyObject *value = value_of_only(headers, name);
+        if (value == NULL) {
+            Py_DECREF(headers);
+            Py_DECREF(values);
+            if (PyErr_Occurred()) return NULL;
+            Py_RETURN_NONE;
+        }
+        Py_INCREF(value);
+        PyList_SetItem(values, at, value);
+        Py_DECREF(headers);
+    }
+    return values;
+}
+
+/* -- the module ---------------------------------------------------------------------------------- */
+
 static PyMethodDef methods[] = {
     {"untrack", untrack, METH_O, "kafka: the collector walks these no more"},
+    {"only_header", only_header, METH_VARARGS, "kafka: MessageRecords.only_header"},
     {"uuid_keys", uuid_keys, METH_O, "keys.uuid_keys, as bytes"},
     {"find", find, METH_VARARGS, "KeyIndex: positions of keys in one table"},
     {"put", put, METH_VARARGS, "KeyIndex: keys into one table"},

@@ -97,6 +97,12 @@ class MessageRecords:
     def only_header(self, name: str) -> list[bytes | None] | None:
         if self._headers is not None:
             return only_header(self._headers, name, len(self._messages))
+        if native is not None:
+            found = native.only_header(self._messages, Message.headers, name)
+            if not isinstance(found, int):
+                return found
+            _mend(self._messages[found])
+            return None
         rest = iter(self._messages)
         try:
             read: Any = map(Message.headers, rest)

@@ -2,9 +2,11 @@
 
 | _native.c     | its twin, which is the rule                       |
 | ------------- | ------------------------------------------------- |
+| `only_header` | `identity/record.py`: `only_header`               |
 | `uuid_keys`   | `identity/keys.py`: `uuid_keys_at_once`           |
 | `may_repeat`  | `core/plan.py`: `may_repeat_sorted`               |
 | `find`, `put` | `stores/index.py`: `_find_`, `_put_in_buckets`    |
+| `untrack`     | none: for the collector they are as any others    |
 
 It is built where there is a C compiler and Python's headers, and missed nowhere: every answer is
 the same without it, and tests hold it to that. EFFECTONCE_NATIVE=0 leaves it out.
@@ -13,6 +15,7 @@ the same without it, and tests hold it to that. EFFECTONCE_NATIVE=0 leaves it ou
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any, Final, Protocol, cast
 
@@ -26,7 +29,16 @@ class Native(Protocol):
         """16 bytes each; None where one is no UUID."""
         ...
 
-    def untrack(self, messages: list[Any], /) -> None: ...
+    def untrack(self, messages: list[Any], /) -> None:
+        """Python's collector walks them no more, nor what `only_header` reads of them."""
+        ...
+
+    def only_header(
+        self, messages: list[Any], read: Callable[[Any], object], name: str, /
+    ) -> list[bytes | None] | int | None:
+        """The number of the message that `read` failed on."""
+        ...
+
     def may_repeat(self, keys: NDArray[Any], /) -> bool: ...
     def find(
         self,

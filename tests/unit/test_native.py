@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import uuid
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from effectonce.core.plan import may_repeat_inside, may_repeat_sorted
+from effectonce.identity import only_header
 from effectonce.identity.keys import uuid_keys_at_once
 from effectonce.model import Keys
 from effectonce.native import native
@@ -78,6 +81,66 @@ def test_a_batch_beyond_sixteen_bits_is_looked_at_in_numpy() -> None:
     keys = np.arange(2 * 70_000, dtype=np.uint64).reshape(-1, 2)
     assert not may_repeat_inside(keys[:3])
     assert may_repeat_inside(np.concatenate([keys, keys[:1]]))
+
+
+# -- messages --------------------------------------------------------------------------------------
+
+NAMES = st.sampled_from(["event-id", "event-ID", "", "\u00e9"])
+HEADERS = st.lists(st.tuples(NAMES, st.binary(max_size=3) | st.none()), max_size=2)
+ODD = st.sampled_from(
+    [None, (), [()], [("event-id",)], [["event-id", b"a"]], [(b"event-id", b"a")], [(1, b"a")]]
+)
+
+
+@given(st.lists(HEADERS, max_size=5))
+def test_the_only_header_is_found_in_c_where_it_is_in_python(columns: list[Any]) -> None:
+    assert native is not None
+    twin = only_header(columns, "event-id", len(columns))
+    assert native.only_header(columns, lambda headers: headers, "event-id") == twin
+
+
+@given(st.lists(HEADERS | ODD, max_size=5))
+def test_what_no_client_gives_is_left_to_the_general_path(columns: list[Any]) -> None:
+    assert native is not None
+    found = native.only_header(columns, lambda headers: headers, "event-id")
+    assert found is None or found == only_header(columns, "event-id", len(columns))
+
+
+def test_a_message_that_cannot_be_read_is_named_and_every_other_error_is_let_through() -> None:
+    assert native is not None
+
+    def read(number: int) -> object:
+        if number == 2:
+            raise SystemError("a hole")
+        return [("event-id", b"a")]
+
+    assert native.only_header([0, 1, 2, 3], read, "event-id") == 2
+    with pytest.raises(ZeroDivisionError):
+        native.only_header([0, 1], lambda number: 1 // number, "event-id")
+    with pytest.raises(TypeError):
+        native.only_header((), read, "event-id")  # type: ignore[arg-type]
+
+
+def test_what_the_collector_no_longer_walks_is_freed_as_ever() -> None:
+    assert native is not None
+    gone: list[int] = []
+
+    class Message:
+        def __init__(self, number: int) -> None:
+            self.headers = [("event-id", b"%d" % number)]
+            self.number = number
+
+        def __del__(self) -> None:
+            gone.append(self.number)
+
+    messages: list[Any] = [Message(number) for number in range(3)]
+    native.untrack([*messages, b"no container"])
+    found = native.only_header(messages, attrgetter("headers"), "event-id")
+    assert found == [b"0", b"1", b"2"]
+    assert not any(map(gc.is_tracked, messages))
+    assert not any(gc.is_tracked(message.headers) for message in messages)
+    del messages
+    assert gone == [2, 1, 0]
 
 
 # -- buffers that do not fit -----------------------------------------------------------------------
