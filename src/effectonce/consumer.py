@@ -57,10 +57,11 @@ SWEEPS: Final = sys.version_info < (3, 14) and getattr(sys, "_is_gil_enabled", l
 
 Left to itself the collector runs in the middle of a batch, takes its messages for old, and soon
 walks the whole heap for them: 125 ns a message, against 4 for this (batches of 1000, a heap of
-34,000 objects). Where C keeps it from messages (native.py), another batch may be held as well; else
-those would be taken for old (700 ns a message). Done only if it ran by itself since: each `collect(1)` starts its count anew, and
-with small batches it would never come to look at the old ones (a cycle an event: 1 GB after 50,000,
-seen). In later Pythons `collect(1)` is another thing: a full collection, or a slice of one.
+34,000 objects). Where C keeps it from messages (native.py), some may be held meanwhile; else those
+would be taken for old: 700 ns a message. Done only if it ran by itself since: each `collect(1)`
+starts its count anew, and with small batches it would never come to look at the old ones (a cycle
+an event: 1 GB after 50,000, seen). In later Pythons `collect(1)` is another thing: a full
+collection, or a slice of one.
 """
 
 Run: TypeAlias = Callable[[Task, Handler, Check], BaseException | None]

@@ -89,6 +89,78 @@ def test_a_look_up_behind_a_commit_sees_what_it_marked_or_copies_would_run_again
     assert owner.commit([500]) == Applied()
 
 
+def asked(owner: Owner, *numbers: int) -> Callable[[], Known | StoreError]:
+    assert isinstance(owner.store, RedisStore)
+    receipt = owner.store.ask(Query(owner.at, keys_of(*numbers), 0))
+    assert receipt is not None
+    return receipt
+
+
+def seen(answer: Known | StoreError) -> list[bool]:
+    assert isinstance(answer, Known), answer
+    return answer.seen.tolist()
+
+
+@pytest.mark.parametrize("sends", [False, True], ids=["alone", "behind a commit"])
+def test_what_is_asked_ahead_is_answered_later_and_knows_of_nothing_that_came_after_it(
+    server: ValkeyServer, owner: Owner, sends: bool
+) -> None:
+    elsewhere = RedisStore(server.url)
+    other = Owner.open(elsewhere, OTHER)
+    assert looked_up(owner, 0) == [True]  # its script is known
+    applied = sent(owner, 1)[1] if sends else Applied
+    answer = asked(owner, 0, 1, 2)
+    assert is_answered(owner)
+    assert other.commit([2]) == Applied()
+    assert seen(answer()) == [True, sends, False]
+    assert applied() == Applied()
+    assert looked_up(owner, 0, 1, 2) == [True, sends, True]
+    elsewhere.close()
+
+
+def test_what_was_asked_in_front_of_a_commit_that_comes_again_is_asked_again(
+    server: ValkeyServer, owner: Owner
+) -> None:
+    other = Owner.open(owner.store, OTHER)
+    with Redis.from_url(server.url) as admin:
+        admin.script_flush()
+        _, receipt = sent(owner, 1)
+        assert is_answered(owner)
+        admin.script_load(LOOKUP.text)
+        answer = asked(other, 1, 2)
+    assert receipt() == Applied()
+    assert seen(answer()) == [True, False]
+
+
+def test_an_answer_that_was_asked_for_and_not_taken_belongs_to_no_other_call(owner: Owner) -> None:
+    asked(owner, 0)
+    _, receipt = sent(owner, 1)
+    asked(owner, 1)
+    answer = asked(owner, 2, 0)
+    assert seen(answer()) == [False, True]
+    assert receipt() == Applied()
+
+
+def test_a_server_that_is_killed_while_it_is_asked_says_so_and_is_asked_again(
+    server: ValkeyServer, owner: Owner
+) -> None:
+    answer = asked(owner, 0)
+    server.kill()
+    found = answer()
+    assert isinstance(found, StoreUnavailable) or seen(found) == [True]  # if it was quicker
+    server.restart()
+    assert seen(asked(owner, 0, 1)()) == [True, False]
+
+
+def test_who_lost_the_partition_is_told_so_however_he_asks(
+    server: ValkeyServer, owner: Owner
+) -> None:
+    elsewhere = RedisStore(server.url)
+    Owner.open(elsewhere)
+    assert isinstance(asked(owner, 0)(), NotOpen)
+    elsewhere.close()
+
+
 @pytest.mark.parametrize("count", [1, 20_000])
 def test_a_look_up_behind_a_commit_finds_what_a_script_finds_fingerprints_included(
     owner: Owner, count: int
@@ -330,6 +402,7 @@ def test_over_a_client_of_the_users_it_is_waited_for_at_once(server: ValkeyServe
         owner = Owner.open(RedisStore(client))
         _, receipt = sent(owner, 1)
         assert client.hlen("effectonce:{payments}:markers:0:1") == 1
+        assert owner.store.ask(Query(owner.at, keys_of(1), 0)) is None  # type: ignore[attr-defined]
         assert receipt() == Applied()
 
 
