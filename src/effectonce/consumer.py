@@ -202,7 +202,7 @@ class OnceConsumer:
             if not len(task.plan.runs):
                 self._carry_out(task, run_events, _nothing)
                 continue
-            task.work.progressed = self._keeper.progressed
+            task.work.progressed = self._progressed
             self._loaned = task
             self._enter(task)
             return Batch(task.work, task.work.runs)
@@ -392,19 +392,22 @@ class OnceConsumer:
             task.handler_seconds = self._clock.monotonic() - began
 
     def _slice_of(self, task: Task, began: float) -> Check:
-        """The clock is asked for each event, for 80 ns.
+        """The clock is asked for each event, for 80 ns; what it says is the keeper's sign of life.
 
         Asked for every eighth, a process that was frozen and thawed ran up to seven more that its
         successor had run (make crash, seed 1128).
         """
-        progressed, monotonic = self._keeper.progressed, self._clock.monotonic
+        keeper, monotonic = self._keeper, self._clock.monotonic
         end = began + self._once.limits.commit_seconds
 
         def ends_slice() -> bool:
-            progressed()
-            return task.halted or monotonic() >= end
+            keeper.progress = at = monotonic()
+            return task.halted or at >= end
 
         return ends_slice
+
+    def _progressed(self) -> None:
+        self._keeper.progress = self._clock.monotonic()
 
     def _enter(self, task: Task) -> None:
         self._assignment.busy = task

@@ -44,7 +44,7 @@ class ThreadKeeper:
         self._in_handler = False
         self._tending = False
         """The keeper has the client. It takes it only while a handler runs."""
-        self._progress = 0
+        self.progress = 0.0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -60,11 +60,8 @@ class ThreadKeeper:
             self._thread.start()
 
     def entered(self) -> None:
-        self._progress += 1
+        self.progress += 1.0
         self._in_handler = True
-
-    def progressed(self) -> None:
-        self._progress += 1
 
     def left(self) -> None:
         with self._changed:
@@ -86,16 +83,16 @@ class ThreadKeeper:
         self._thread = None
 
     def _keep(self, charge: Charge, after_seconds: float, deadline_seconds: float) -> None:
-        seen, since = -1, time.monotonic()
+        seen, since = -1.0, time.monotonic()
         while not self._stop.wait(after_seconds / LOOKS):
-            if not self._in_handler or self._progress != seen:
-                seen, since = self._progress, time.monotonic()
+            if not self._in_handler or self.progress != seen:
+                seen, since = self.progress, time.monotonic()
             elif time.monotonic() - since >= after_seconds and not self._tend(
                 charge, seen, since + deadline_seconds
             ):
                 return
 
-    def _tend(self, charge: Charge, seen: int, deadline: float) -> bool:
+    def _tend(self, charge: Charge, seen: float, deadline: float) -> bool:
         """Poll in the handler's place until it is back; False once it was cut off."""
         with self._changed:
             self._tending = self._is_slow(seen)
@@ -115,9 +112,9 @@ class ThreadKeeper:
                 self._changed.notify_all()
         return True
 
-    def _is_slow(self, seen: int) -> bool:
+    def _is_slow(self, seen: float) -> bool:
         """Whether the handler call that was seen is still the one that runs."""
-        return self._in_handler and self._progress == seen and not self._stop.is_set()
+        return self._in_handler and self.progress == seen and not self._stop.is_set()
 
 
 def stacks_of_others(only: int | None = None) -> str:

@@ -98,7 +98,7 @@ def asked(owner: Owner, *numbers: int) -> Callable[[], Known | StoreError]:
 
 def seen(answer: Known | StoreError) -> list[bool]:
     assert isinstance(answer, Known), answer
-    return answer.seen.tolist()
+    return [bool(each) for each in answer.seen]
 
 
 @pytest.mark.parametrize("sends", [False, True], ids=["alone", "behind a commit"])

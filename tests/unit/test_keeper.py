@@ -100,7 +100,7 @@ def test_progress_moves_the_deadline_or_a_long_batch_would_be_cut_off() -> None:
     with kept(charge, deadline_seconds=0.5) as keeper:
         keeper.entered()
         for _ in range(30):
-            keeper.progressed()
+            keeper.progress += 1.0
             assert not charge.cut.wait(0.05)
         keeper.left()
 
