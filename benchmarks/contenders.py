@@ -37,6 +37,17 @@ def whole(job: Job) -> Sample:
     return take_sample({"bootstrap.servers": job.bootstrap, "group.id": GROUP}, job.topic, 1 << 62)
 
 
+MIXED_BYTES: Final = 16_384
+"""More than a batch of the producer's, less than two (loads.py)."""
+
+
+def client_config(job: Job) -> dict[str, Any]:
+    config: dict[str, Any] = {"bootstrap.servers": job.bootstrap}
+    if job.mixed:  # a batch of the producer's for each partition, and the next partition's
+        config["max.partition.fetch.bytes"] = MIXED_BYTES
+    return config
+
+
 # -- loops written by hand -------------------------------------------------------------------------
 
 
@@ -93,7 +104,7 @@ def setnx_pipelined(consumer: Consumer, job: Job) -> Handle:
 
 def run_by_hand(job: Job, contender: Callable[[Consumer, Job], Handle]) -> Run:
     done = by_hand(
-        {"bootstrap.servers": job.bootstrap, "group.id": f"{GROUP}-by-hand"},
+        {**client_config(job), "group.id": f"{GROUP}-by-hand"},
         whole(job),
         job.messages,
         lambda consumer: contender(consumer, job),
@@ -118,7 +129,7 @@ def run_effectonce(job: Job, by: str) -> Run:
         nonlocal handled
         handled += 1
 
-    config = {"bootstrap.servers": job.bootstrap, "group.id": GROUP}
+    config = {**client_config(job), "group.id": GROUP}
     client = TimedClient(config, whole(job), live=not job.ahead)
     with eo.OnceConsumer(config, [job.topic], once_on(job.state), client=client) as consumer:
         if by == "batch":

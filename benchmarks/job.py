@@ -58,6 +58,8 @@ class Job:
     """How many of the messages come before the clock starts."""
     ahead: bool = True
     """Whether the topic is to be fetched ahead."""
+    mixed: bool = False
+    """Whether it is to be fetched a few records of each partition at a time."""
 
 
 @dataclass(frozen=True, slots=True)

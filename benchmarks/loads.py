@@ -30,6 +30,8 @@ NEAR: Final = 1_000
 """A near repeat is of one of so many IDs before it: in the same batch, or the one or two before."""
 CHUNK: Final = 50_000
 """IDs whose texts are alive at once: of 5e7 they would take 4 GB."""
+MIXED: Final = 50
+"""Records of one partition that follow each other where they are mixed; 10 KB of them."""
 QUEUED: Final = 1_000_000
 """Messages that wait for the broker at most: a long topic would not fit into librdkafka's queue."""
 
@@ -45,6 +47,8 @@ class Load:
     value_bytes: int = VALUE_BYTES
     stored: int = 0
     """Keys that stores of ours know before the first delivery."""
+    mixed: bool = False
+    """Whether the client is given a few records of one partition, then of the next."""
 
     @property
     def fresh(self) -> int:
@@ -155,7 +159,7 @@ def produce(bootstrap: str, load: Load, ids: EventIds, order: Order) -> None:
             "partitioner": "consistent",
             "queue.buffering.max.messages": QUEUED,
             "linger.ms": 50,
-            "batch.num.messages": 10_000,
+            "batch.num.messages": MIXED if load.mixed else 10_000,
         }
     )
     value = bytes(load.value_bytes)

@@ -4,6 +4,7 @@
     0 1 10 50 100    so many percent of the deliveries are repeats, drawn from all that came before
     near far         10% repeats: of the last thousand IDs, or of stored keys alone
     keys_1e5 .. 5e7  so many stored keys, which no delivery has touched since they were loaded
+    mixed            1e7 stored keys, and in a batch of 500 all four partitions, 50 records in a row
     live             the topic is fetched while it is consumed, beside the one fetched ahead
     value_100 ..     values of 100 bytes, 1 KB, 10 KB
     sync             an fsync a batch
@@ -51,6 +52,7 @@ BY_HAND: Final = (
     Contender("setnx_pipelined", "setnx_pipelined", part=0.2, store="by hand"),
     Contender("setnx_loop", "setnx_loop", part=0.04, store="by hand"),
 )
+MIXED: Final = replace(ROCKSDB[0], name="rocksdb_1e7_mixed")
 LIVE: Final = (
     replace(BARE, name="bare_live", ahead=False),
     replace(OURS, name="rocksdb_1e6_batch1000_live", ahead=False, beside="bare_live"),
@@ -77,6 +79,7 @@ class Part:
     reach: Reach = "any"
     stored: int = STORED
     value_bytes: int = VALUE_BYTES
+    mixed: bool = False
     ending: str = ""
     """What the keys of contenders that run in several parts end in."""
     quick: bool = False
@@ -92,6 +95,7 @@ class Part:
             self.reach,
             self.value_bytes,
             self.stored,
+            self.mixed,
         )
 
     @property
@@ -131,6 +135,7 @@ def parts(warm_up: int) -> list[Part]:
         ),
         Part("near", "near", (BARE, OURS, EVENT), reach="near", ending="_near"),
         Part("far", "far", (BARE, OURS, EVENT), reach="far", ending="_far"),
+        Part("mixed", "mixed", (BARE, MIXED), stored=10**7, mixed=True),
         Part("live", "live", (BARE, OURS, *LIVE), ending="_beside_live"),
         *(
             Part(

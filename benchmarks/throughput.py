@@ -59,6 +59,7 @@ def measure(world: World, contender: Contender, load: Load, stored: Path) -> flo
         size=contender.size,
         warm_up=contender.warm_up,
         ahead=contender.ahead,
+        mixed=load.mixed,
     )
     run = run_apart(job)
     expected = load.fresh if contender.dedupes else load.messages
