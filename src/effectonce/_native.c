@@ -347,7 +347,7 @@ static PyObject *may_repeat(PyObject *module, PyObject *arg) {
 /* Bytes, numbers and text: no cycle leads through such an object, and the collector walks thousands
    of them in vain. Off its lists, an object is freed as ever, when its last reference goes. */
 static void leave_collector(PyObject *object) {
-    if (PyType_GetFlags(Py_TYPE(object)) & Py_TPFLAGS_HAVE_GC) PyObject_GC_UnTrack(object);
+    if (PyObject_GC_IsTracked(object)) PyObject_GC_UnTrack(object);
 }
 
 static PyObject *untrack(PyObject *module, PyObject *messages) {

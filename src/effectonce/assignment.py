@@ -16,6 +16,7 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
+from effectonce import waiting
 from effectonce.begin import Beginner, told, topic_gone
 from effectonce.desk import Desk
 from effectonce.errors import BrokerError, HandlerTimeout, StoreError, UnknownTopic
@@ -34,7 +35,6 @@ from effectonce.ports import (
     Records,
     TopicPartition,
 )
-from effectonce.waiting import is_full, is_idle, is_to_pause, may_go_on, owes, waits, was_refused
 from effectonce.words import hangs, held_up
 
 log = logging.getLogger("effectonce")
@@ -128,16 +128,16 @@ class Assignment:
         """Poll, and hold what came with its partition."""
         self._pause_waiting()
         now = self._clock.monotonic()
-        due = [o.due - now for o in self._owned.values() if waits(o) and not is_full(o)]
+        due = [owned.due - now for owned in self._owned.values() if waiting.has_due(owned)]
         if self.desk.awaits_answer:
             due.append(0.0)  # it comes while what is there already is taken
         self._drained = not await self._poll(limit, max(0.0, min([timeout_seconds, *due])))
         if self._drained:
             await self.desk.collect()
 
-    async def fetch_behind(self, limit: int) -> None:
-        """Take what is there, while the store is at work on all that is held: one batch."""
-        if sum(len(owned.held) for owned in self._owned.values()) == 1:
+    async def fetch_behind(self, asked: Owned, limit: int) -> None:
+        """Take what is there while the store looks up all that is held, if nothing else is due."""
+        if waiting.is_alone(asked, self.partitions(), self._once.limits.held):
             await self._poll(limit, 0.0)
 
     async def _poll(self, limit: int, timeout_seconds: float) -> bool:
@@ -161,7 +161,7 @@ class Assignment:
         now = self._clock.monotonic()
         for owned in sorted(self.partitions(), key=lambda owned: owned is not first):
             await self._resend(owned, now)
-            if may_go_on(owned, now) and owned.held:
+            if waiting.may_go_on(owned, now) and owned.held:
                 return owned
         return None
 
@@ -171,13 +171,13 @@ class Assignment:
             await self._resend(owned, self._clock.monotonic())
 
     async def _resend(self, owned: Owned, now: float) -> None:
-        if owned.unanswered and owned.due <= now and not was_refused(owned):
+        if owned.unanswered and owned.due <= now and not waiting.was_refused(owned):
             await self.desk.resend(owned)
 
     def _pause_waiting(self) -> None:
         """Kafka is the buffer: what waits is paused, the rest flows."""
         held = self._once.limits.held
-        changed = [o for o in self._owned.values() if is_to_pause(o, held) != o.paused]
+        changed = [o for o in self._owned.values() if waiting.is_to_pause(o, held) != o.paused]
         self._client.pause([o.key for o in changed if not o.paused])
         self._client.resume([o.key for o in changed if o.paused])
         for owned in changed:
@@ -185,7 +185,7 @@ class Assignment:
 
     async def at_end(self, owned: Owned) -> bool:
         """Whether the partition is past the end that it had when it began."""
-        if owes(owned):
+        if waiting.owes(owned):
             return False
         if owned.row.next >= owned.log_end:
             return True
@@ -337,11 +337,11 @@ class Assignment:
     async def _verify_idle(self, now: float) -> None:
         if self._store.traits.reach is Reach.EMBEDDED:
             return
-        idle = [o for o in self._owned.values() if is_idle(o, now, VERIFY_SECONDS)]
+        idle = [o for o in self._owned.values() if waiting.is_idle(o, now, VERIFY_SECONDS)]
         for owned in idle:
             await self.desk.verify(owned)
         if idle and self._store.traits.reach is Reach.SHARED:
-            await self._let_time_pass([o for o in idle if may_go_on(o, now)])
+            await self._let_time_pass([o for o in idle if waiting.may_go_on(o, now)])
 
     async def _let_time_pass(self, idle: Sequence[Owned]) -> None:
         """Their generations must not hold up everyone else's (core/idle.py)."""
@@ -487,7 +487,7 @@ class Assignment:
         if owned.released:
             return
         await self.desk.collect()
-        if owned.unsent is not None and not was_refused(owned):
+        if owned.unsent is not None and not waiting.was_refused(owned):
             await self.desk.resend(owned)
             if self.lanes is not None:  # what ended while it had no answer
                 await self.lanes.settle([owned])

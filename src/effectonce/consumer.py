@@ -335,7 +335,7 @@ class OnceConsumer:
             now(ours.tend)
             ready = now(ours.ready)
         if ready is not None and ours.desk.ask(ready):
-            now(ours.fetch_behind, self._limit)
+            now(ours.fetch_behind, ready, self._limit)
             ready = now(ours.ready, ready)
         task = now(ours.desk.decide, ready, ready.held.popleft()) if ready is not None else None
         self._in_turn = task is not None

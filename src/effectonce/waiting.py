@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from effectonce.errors import StoreError, StoreUnavailable
 from effectonce.owned import Owned, Stage
 
@@ -30,6 +32,22 @@ def is_to_pause(owned: Owned, held: int) -> bool:
     if owned.lanes is not None and owned.lanes.is_full(held, paused=owned.paused):
         return True
     return owned.stage is Stage.STOPPED or waits(owned)
+
+
+def has_due(owned: Owned) -> bool:
+    """It goes on at `due`."""
+    return waits(owned) and not is_full(owned)
+
+
+def is_alone(asked: Owned, partitions: Iterable[Owned], held: int) -> bool:
+    """Whether the one batch of `asked` is all that there is to be seen to.
+
+    The others are decided, resumed, and their commits sent again once nothing is held here: while
+    more is fetched each time, they would wait in vain (seen: until the whole backlog was done).
+    """
+    others = [owned for owned in partitions if owned is not asked]
+    owed = any(o.held or o.unanswered or o.paused != is_to_pause(o, held) for o in others)
+    return len(asked.held) == 1 and not asked.paused and not owed
 
 
 def may_go_on(owned: Owned, now: float) -> bool:

@@ -152,6 +152,18 @@ def test_a_server_that_is_killed_while_it_is_asked_says_so_and_is_asked_again(
     assert seen(asked(owner, 0, 1)()) == [True, False]
 
 
+def test_damaged_generations_stop_the_partition_and_not_the_consumer(
+    server: ValkeyServer, owner: Owner
+) -> None:
+    """Raised by what only asks ahead, the error would leave `run` and stop nobody."""
+    with Redis.from_url(server.url) as admin:
+        admin.hset("effectonce:{payments}", "generations", b"abc")
+    assert isinstance(looked_up(owner, 0), StoreCorrupt)  # it has learnt them
+    query = Query(owner.at, keys_of(0), 0)
+    assert owner.store.ask(query) is None  # type: ignore[attr-defined]
+    assert isinstance(looked_up(owner, 0), StoreCorrupt)
+
+
 def test_who_lost_the_partition_is_told_so_however_he_asks(
     server: ValkeyServer, owner: Owner
 ) -> None:

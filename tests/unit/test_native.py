@@ -134,7 +134,7 @@ def test_what_the_collector_no_longer_walks_is_freed_as_ever() -> None:
             gone.append(self.number)
 
     messages: list[Any] = [Message(number) for number in range(3)]
-    native.untrack([*messages, b"no container"])
+    native.untrack([*messages, b"no container", object, memoryview])
     found = native.only_header(messages, attrgetter("headers"), "event-id")
     assert found == [b"0", b"1", b"2"]
     assert not any(map(gc.is_tracked, messages))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import uuid
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import cast
 
 import pytest
@@ -12,17 +14,32 @@ import effectonce as eo
 from effectonce.assignment import Assignment
 from effectonce.core.start import read_witness
 from effectonce.desk import Desk
-from effectonce.errors import StoreError
+from effectonce.errors import StoreError, StoreUnavailable
 from effectonce.keeper import SystemClock
-from effectonce.model import NO_ID, Applied, Commit, Ending, Known, Partition, Position, Query
+from effectonce.model import (
+    NO_ID,
+    Applied,
+    Commit,
+    CommitResult,
+    Committed,
+    Ending,
+    Known,
+    LogEnds,
+    Opened,
+    Partition,
+    Position,
+    Query,
+    Unknown,
+)
 from effectonce.now import OursNow, now, store_now
 from effectonce.owned import Owned, Stage
-from effectonce.ports import Records
+from effectonce.ports import CommitMode, KafkaOffset, Records, TopicPartition
 from tests.unit.lone import (
     HOME,
     IDS,
     TOPIC,
     FarStore,
+    Handmade,
     Log,
     LogClient,
     SomeRecords,
@@ -234,3 +251,105 @@ def begun(once: eo.Once, number: int) -> Owned:
     assert once.store.commit([Commit(at, NO_ID, position)]) == [Applied()]
     owned.position = position
     return owned
+
+
+FLOWS, OTHER = HOME, (TOPIC, 1)
+
+
+class TwoPartitions(LogClient):
+    """One with a backlog, two records a poll; and another with a few."""
+
+    def __init__(self) -> None:
+        super().__init__(Log())
+        self.logs = {FLOWS: Log(numbered(0, 200)), OTHER: Log(numbered(1_000, 12))}
+        self.next = dict.fromkeys(self.logs, 0)
+        self.paused = set(self.logs)
+
+    def fetch(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
+        if not self._assigned and self._listener is not None:
+            self._assigned = True
+            self._listener.on_assigned([*self.logs])
+            return ()
+        got = []
+        for home in (home for home in self.logs if home not in self.paused):
+            found = self.logs[home].read(self.next[home], self._a_poll)
+            if found.rows:
+                self.next[home] = found.rows[-1][0] + 1
+                got.append(replace(found, partition=home[1]))
+        return got
+
+    def pause(self, partitions: Sequence[TopicPartition]) -> None:
+        self.paused.update(partitions)
+
+    def resume(self, partitions: Sequence[TopicPartition]) -> None:
+        self.paused.difference_update(partitions)
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        self.next[partition] = offset
+
+    def position(self, partition: TopicPartition) -> int:
+        return self.next[partition]
+
+    def committed(
+        self, partitions: Sequence[TopicPartition]
+    ) -> Mapping[TopicPartition, Committed | None]:
+        return dict.fromkeys(partitions)
+
+    def commit(self, offsets: Sequence[KafkaOffset], mode: CommitMode) -> None:
+        pass
+
+    def log_ends(self, partition: TopicPartition) -> LogEnds:
+        return LogEnds(0, self.logs[partition].end)
+
+    def known_end(self, partition: TopicPartition) -> int:
+        return self.logs[partition].end
+
+    def partitions_of(self, topic: str) -> Sequence[int]:
+        return [number for _, number in self.logs]
+
+
+def numbered(first: int, count: int) -> dict[int, str]:
+    return {n: str(uuid.UUID(int=first + n)) for n in range(count)}
+
+
+class OnceTroubled(FarStore):
+    """The first open, or commit, of the other partition fails."""
+
+    def __init__(self, trouble: str) -> None:
+        super().__init__()
+        self.trouble = trouble
+
+    def open(self, at: Partition, topic_id: bytes, *, above: int = 0) -> Opened:
+        if self.trouble == "open" and at.number == OTHER[1]:
+            self.trouble = ""
+            raise StoreUnavailable("not now")
+        return super().open(at, topic_id, above=above)
+
+    def send(self, commit: Commit) -> Callable[[], CommitResult]:
+        if self.trouble == "commit" and commit.at.number == OTHER[1]:
+            self.trouble = ""
+            return lambda: Unknown(StoreUnavailable("cut off"))
+        return super().send(commit)
+
+
+@pytest.mark.parametrize("trouble", ["handler", "open", "commit"])
+def test_a_partition_in_trouble_goes_on_beside_a_backlog_or_it_would_wait_for_all_of_it(
+    trouble: str,
+) -> None:
+    order, store = list[int](), OnceTroubled(trouble)
+
+    def handler(event: eo.Event) -> None:
+        if store.trouble == "handler" and event.partition == OTHER[1]:
+            store.trouble = ""
+            raise ValueError("once")
+        order.append(event.partition)
+        clock.now += 0.01
+
+    client, clock = TwoPartitions(), Handmade()
+    client.clock = clock
+    waits = timedelta(milliseconds=20)
+    retry = eo.Retry(wait_initial=waits, wait_max=waits)
+    with consumer_of(client, store, effects=REPEAT, retry=retry) as consumer:
+        consumer.run(handler, until=eo.END)
+    assert (store.trouble, len(order)) == ("", 212)
+    assert max(at for at, number in enumerate(order) if number == OTHER[1]) < 150

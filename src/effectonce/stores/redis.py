@@ -256,8 +256,11 @@ class RedisStore:
         space = self._space(query.at)
         generations = self._generations.get(space.tag, b"")
         no_keys = replace(query, keys=query.keys[:0])
-        call = lookup_call(space, no_keys, generations, self._fence(query.at))
-        packed = packed_lookups(space, query, generations)
+        try:
+            call = lookup_call(space, no_keys, generations, self._fence(query.at))
+            packed = packed_lookups(space, query, generations)
+        except StoreError:  # what is damaged is told on the ordinary way
+            return None
         answer = self._ahead.send_together(client, LOOKUP, call, packed)
         return partial(self._told, query, list(self._sent), answer)
 
@@ -288,13 +291,13 @@ class RedisStore:
 
     def _lookup(self, query: Query) -> Known | StoreError:
         sent = list(self._sent)
-        try:
-            if self._settings.is_local:
+        if self._settings.is_local:
+            try:
                 return self._look_up_locally(query, sent)
-            asked = self.ask(query) if sent else None
-            return asked() if asked else self._ask(query)
-        except StoreError as error:
-            return error
+            except StoreError as error:
+                return error
+        asked = self.ask(query) if sent else None
+        return asked() if asked else self._ask_alone(query)
 
     def _look_up_locally(self, query: Query, sent: Sequence[Sent]) -> Known:
         """Raises StoreError."""
@@ -314,16 +317,16 @@ class RedisStore:
             lambda generations: lookup_call(space, query, generations, fence),
         )
 
-    def _ask(self, query: Query) -> Known:
-        """What the server says. Raises StoreError."""
+    def _ask_alone(self, query: Query) -> Known | StoreError:
+        """On the ordinary way."""
         space, fence = self._space(query.at), self._fence(query.at)
-        answer = self._run(
-            LOOKUP, space, lambda generations: lookup_call(space, query, generations, fence)
-        )
-        found = known(query, answer)
-        if isinstance(found, StoreError):
-            raise found
-        return found
+        try:
+            answer = self._run(
+                LOOKUP, space, lambda generations: lookup_call(space, query, generations, fence)
+            )
+        except StoreError as error:
+            return error
+        return known(query, answer)
 
     def _fence(self, at: Partition) -> bytes:
         owned = self._owned.get(at)
@@ -338,7 +341,7 @@ class RedisStore:
             self._answer_to(each)
         found = self._ahead.read(answer)
         known = found_in(query, found) if found and not any(each.late for each in sent) else None
-        return self._look_around() or known or self._lookup(query)
+        return self._look_around() or known or self._ask_alone(query)
 
     def _answer_to(self, sent: Sent) -> CommitResult:
         """What a commit that was sent ahead was answered; on the ordinary way if it was not."""
