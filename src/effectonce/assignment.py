@@ -32,9 +32,9 @@ from effectonce.ports import (
     Clock,
     CommitMode,
     Reach,
-    Records,
     TopicPartition,
 )
+from effectonce.width import Width
 from effectonce.words import hangs, held_up
 
 log = logging.getLogger("effectonce")
@@ -99,6 +99,7 @@ class Assignment:
         """Partitions of a job that are not ours, and their ends where they are known."""
         self._told = self._reminded = self._topics_checked = self.polled_at = self._asked = 0.0
         self._drained = self._flowed = False
+        self._width = Width()
 
     def partitions(self) -> list[Owned]:
         """A snapshot; safe from any thread."""
@@ -141,20 +142,19 @@ class Assignment:
             await self._poll(limit, 0.0)
 
     async def _poll(self, limit: int, timeout_seconds: float) -> bool:
-        self.polled_at = self._clock.monotonic()
-        for records in (got := await self._client.fetch(limit, timeout_seconds)):
-            self._accept(records)
-        self._flowed = self._flowed or bool(got)
-        return bool(got)
-
-    def _accept(self, records: Records) -> None:
-        """Take records of a running partition.
+        """Hold what comes of running partitions, in batches.
 
         Others came from before an assignment, and the start will seek to them again.
         """
-        owned = self._owned.get((records.topic, records.partition))
-        if owned is not None and owned.stage is Stage.RUNNING:
-            owned.held.append(records)
+        self.polled_at = now = self._clock.monotonic()
+        wanted = limit if self.lanes is not None else self._width.wanted(limit, now)
+        got = await self._client.fetch(wanted, timeout_seconds)
+        for records in self._width.cut(got, limit):
+            owned = self._owned.get((records.topic, records.partition))
+            if owned is not None and owned.stage is Stage.RUNNING:
+                owned.held.append(records)
+        self._flowed = self._flowed or bool(got)
+        return bool(got)
 
     async def ready(self, first: Owned | None = None) -> Owned | None:
         """A partition with records to decide; a commit without an answer goes first."""

@@ -8,8 +8,9 @@ on 2.16).
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import groupby, islice
 from operator import length_hint
 from typing import Any, Final
 
@@ -400,17 +401,26 @@ def _grouped(messages: list[Message], topics: Sequence[str]) -> Sequence[Records
     """By partition, in delivered order. A drained batch mostly holds a single one."""
     if not messages:
         return ()
-    size = len(messages)
-    numbers = list(map(Message.partition, messages))
-    # of a single topic nobody needs to ask each message: 25 ns
-    one = len(topics) == 1
-    names: list[str | None] = [topics[0]] * size if one else list(map(Message.topic, messages))
-    if numbers.count(numbers[0]) == size and names.count(names[0]) == size:
-        return (MessageRecords(names[0], numbers[0], messages),)  # type: ignore[arg-type]
-    groups: dict[tuple[str | None, int | None], list[Message]] = {}
-    for home, message in zip(zip(names, numbers, strict=True), messages, strict=True):
-        groups.setdefault(home, []).append(message)
-    return [MessageRecords(*home, group) for home, group in groups.items()]  # type: ignore[arg-type]
+    if len(topics) == 1:  # then nobody needs to ask each message for it: 25 ns
+        numbers = list(map(Message.partition, messages))
+        return [
+            MessageRecords(topics[0], number, group) for number, group in _runs(numbers, messages)
+        ]
+    homes: Any = zip(map(Message.topic, messages), map(Message.partition, messages), strict=True)
+    groups: Any = _runs(list(homes), messages)
+    return [MessageRecords(topic, number, group) for (topic, number), group in groups]
+
+
+def _runs(homes: list[Any], messages: list[Message]) -> Iterable[tuple[Any, list[Message]]]:
+    """The messages of each home, in order."""
+    if homes.count(homes[0]) == len(homes):
+        return ((homes[0], messages),)
+    groups: dict[Any, list[Message]] = {}
+    rest = iter(messages)
+    # mostly many of one follow each other: 20 ns a message then, 90 where each is looked at
+    for home, run in groupby(homes):
+        groups.setdefault(home, []).extend(islice(rest, len(list(run))))
+    return groups.items()
 
 
 def uuid_bytes(topic_id: Any) -> bytes:

@@ -110,7 +110,7 @@ class Limits:
     """Bounds that keep a consumer healthy; the defaults suit most."""
 
     batch: int = 500
-    """Records taken from the client at once: also what a crash can leave in flight."""
+    """Records of one partition that are decided at once: also what a crash can leave in flight."""
     commit_seconds: float = 0.2
     """`run` commits at least this often while handlers are slow, so that a crash replays less."""
     outcome_bytes: int = 64 * 1024
