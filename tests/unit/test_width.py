@@ -26,7 +26,7 @@ def came(*sizes: int) -> list[Records]:
 def polled(*sizes: int, width: Width | None = None) -> Width:
     """One poll at 10.0 that brought so many of each partition."""
     width = width or Width()
-    width.wanted(LIMIT, 9.9)
+    width.wanted(LIMIT, 9.99)
     width.wanted(LIMIT, 10.0)
     width.cut(came(*sizes), LIMIT)
     return width
@@ -37,27 +37,27 @@ def test_the_first_poll_asks_for_a_batch_or_one_partition_would_be_handed_too_mu
 
 
 def test_after_a_full_poll_of_four_partitions_a_batch_of_each_is_asked_for() -> None:
-    assert polled(25, 25, 25, 25).wanted(LIMIT, 10.1) == 340
+    assert polled(25, 25, 25, 25).wanted(LIMIT, 10.01) == 340
 
 
 @pytest.mark.parametrize("sizes", [(100,), (25, 25, 25, 24), ()], ids=["one", "not full", "none"])
 def test_else_it_is_a_batch(sizes: Sequence[int]) -> None:
-    assert polled(*sizes).wanted(LIMIT, 10.1) == LIMIT
+    assert polled(*sizes).wanted(LIMIT, 10.01) == LIMIT
 
 
 def test_where_handlers_are_slow_it_is_a_batch_or_a_partition_would_wait_for_all_the_others() -> (
     None
 ):
-    assert polled(25, 25, 25, 25).wanted(LIMIT, 10.1 + SLOW_SECONDS) == LIMIT
+    assert polled(25, 25, 25, 25).wanted(LIMIT, 10.01 + SLOW_SECONDS) == LIMIT
 
 
 def test_many_partitions_do_not_bring_more_than_memory_should_hold() -> None:
-    assert polled(*[1] * LIMIT).wanted(LIMIT, 10.1) == MOST
-    assert polled(*[1] * LIMIT).wanted(MOST + 1, 10.1) == MOST + 1
+    assert polled(*[1] * LIMIT).wanted(LIMIT, 10.01) == MOST
+    assert polled(*[1] * LIMIT).wanted(MOST + 1, 10.01) == MOST + 1
 
 
 def test_who_asks_for_one_is_given_one_or_a_tending_keeper_would_take_more() -> None:
-    assert polled(25, 25, 25, 25).wanted(1, 10.1) == 1
+    assert polled(25, 25, 25, 25).wanted(1, 10.01) == 1
 
 
 def test_what_is_longer_than_a_batch_is_cut_and_nothing_is_left_out() -> None:

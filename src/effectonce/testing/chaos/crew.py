@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -18,6 +19,7 @@ from effectonce.testing.chaos.witness import WitnessProcess, child_environment
 from effectonce.testing.chaos.worker import Job
 
 _WORKER = "effectonce.testing.chaos.worker"
+_ABORT_SECONDS = 5.0
 _DISMISS_SECONDS = 30.0
 _TICK_SECONDS = 0.02
 TOO_MANY_FAILURES = 10
@@ -85,8 +87,7 @@ class Crew:
             time.sleep(_TICK_SECONDS)
         for place in waiting:
             assert place.process is not None
-            place.process.kill()
-            self._ended(place, place.process.wait())
+            self._ended(place, _end(place.process))
 
     def log_path(self, worker: int) -> Path:
         return Path(self._job.home) / f"worker-{worker}.log"
@@ -133,3 +134,12 @@ class Crew:
         self._tally.frozen.pop(place.worker, None)
         self._witness.note(Kind.THAWED, place.worker)
         os.kill(place.process.pid, signal.SIGCONT)
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    """SIGABRT first: it writes into its log where it hangs."""
+    process.send_signal(signal.SIGABRT)
+    with suppress(subprocess.TimeoutExpired):
+        return process.wait(_ABORT_SECONDS)
+    process.kill()
+    return process.wait()

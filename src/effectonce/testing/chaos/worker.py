@@ -8,6 +8,7 @@ and, through the hooks, of each commit, so the journal tells what a kill fell be
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import logging
 import signal
@@ -191,6 +192,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     job = Job(**json.loads(sys.argv[1]))
     # once it says that it is there it may be asked to leave, be it before its consumer listens
+    faulthandler.enable()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     driver_named(job.driver)(job, Target(job.socket_path, job.number))
 
