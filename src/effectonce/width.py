@@ -2,7 +2,7 @@
 
 A batch is of one partition: it is decided, handed over and committed by itself, at a cost of its
 own whatever its size. Live, a poll brings a little of each partition: 500 records that were four
-times 125 took 3,160 ns each in place of 1,700. So where a full poll came from several partitions,
+times 125 took 3,160 ns each in place of 1,800. So where a full poll came from several partitions,
 the next one asks for as many batches, and what is longer than a batch is cut.
 """
 
