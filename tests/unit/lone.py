@@ -226,6 +226,45 @@ class LogClient:
         pass
 
 
+class LogsClient(LogClient):
+    """The same of several partitions; a subclass says what a poll brings."""
+
+    def __init__(self, logs: dict[TopicPartition, Log]) -> None:
+        super().__init__(Log())
+        self.logs = logs
+        self.next = dict.fromkeys(logs, 0)
+        self.paused = set(logs)
+
+    def pause(self, partitions: Sequence[TopicPartition]) -> None:
+        self.paused.update(partitions)
+
+    def resume(self, partitions: Sequence[TopicPartition]) -> None:
+        self.paused.difference_update(partitions)
+
+    def seek(self, partition: TopicPartition, offset: int) -> None:
+        self.next[partition] = offset
+
+    def position(self, partition: TopicPartition) -> int:
+        return self.next[partition]
+
+    def committed(
+        self, partitions: Sequence[TopicPartition]
+    ) -> Mapping[TopicPartition, Committed | None]:
+        return dict.fromkeys(partitions)
+
+    def commit(self, offsets: Sequence[KafkaOffset], mode: CommitMode) -> None:
+        pass
+
+    def log_ends(self, partition: TopicPartition) -> LogEnds:
+        return LogEnds(0, self.logs[partition].end)
+
+    def known_end(self, partition: TopicPartition) -> int:
+        return self.logs[partition].end
+
+    def partitions_of(self, topic: str) -> Sequence[int]:
+        return [number for _, number in self.logs]
+
+
 class Handmade:
     """A clock that stands still between two polls."""
 

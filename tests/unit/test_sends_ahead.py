@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import cast
@@ -21,10 +21,8 @@ from effectonce.model import (
     Applied,
     Commit,
     CommitResult,
-    Committed,
     Ending,
     Known,
-    LogEnds,
     Opened,
     Partition,
     Position,
@@ -33,7 +31,7 @@ from effectonce.model import (
 )
 from effectonce.now import OursNow, now, store_now
 from effectonce.owned import Owned, Stage
-from effectonce.ports import CommitMode, KafkaOffset, Records, TopicPartition
+from effectonce.ports import Records
 from tests.unit.lone import (
     HOME,
     IDS,
@@ -42,6 +40,7 @@ from tests.unit.lone import (
     Handmade,
     Log,
     LogClient,
+    LogsClient,
     SomeRecords,
     consumer_of,
     count,
@@ -220,9 +219,7 @@ def test_records_revoked_while_they_are_looked_up_do_not_run_without_an_owner() 
 def test_a_look_up_that_left_before_a_commit_was_sent_again_is_not_believed() -> None:
     """What that one marks is new to it, and pending no more: a copy would run again."""
     copy = SomeRecords([(0, IDS[0])], partition=1)
-    once = eo.Once(
-        FarStore(), identify=eo.header("event-id"), effects=eo.Outside(on_doubt="repeat")
-    )
+    once = eo.Once(FarStore(), identify=eo.header("event-id"), effects=REPEAT)
     here, there = (begun(once, number) for number in (0, 1))
     desk = Desk(once, store_now(once.store), SystemClock(), lambda: (here, there))
     task = now(desk.decide, here, SomeRecords([(0, IDS[0])]))
@@ -256,14 +253,11 @@ def begun(once: eo.Once, number: int) -> Owned:
 FLOWS, OTHER = HOME, (TOPIC, 1)
 
 
-class TwoPartitions(LogClient):
+class TwoPartitions(LogsClient):
     """One with a backlog, two records a poll; and another with a few."""
 
     def __init__(self) -> None:
-        super().__init__(Log())
-        self.logs = {FLOWS: Log(numbered(0, 200)), OTHER: Log(numbered(1_000, 12))}
-        self.next = dict.fromkeys(self.logs, 0)
-        self.paused = set(self.logs)
+        super().__init__({FLOWS: Log(numbered(0, 200)), OTHER: Log(numbered(1_000, 12))})
 
     def fetch(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
         if not self._assigned and self._listener is not None:
@@ -277,35 +271,6 @@ class TwoPartitions(LogClient):
                 self.next[home] = found.rows[-1][0] + 1
                 got.append(replace(found, partition=home[1]))
         return got
-
-    def pause(self, partitions: Sequence[TopicPartition]) -> None:
-        self.paused.update(partitions)
-
-    def resume(self, partitions: Sequence[TopicPartition]) -> None:
-        self.paused.difference_update(partitions)
-
-    def seek(self, partition: TopicPartition, offset: int) -> None:
-        self.next[partition] = offset
-
-    def position(self, partition: TopicPartition) -> int:
-        return self.next[partition]
-
-    def committed(
-        self, partitions: Sequence[TopicPartition]
-    ) -> Mapping[TopicPartition, Committed | None]:
-        return dict.fromkeys(partitions)
-
-    def commit(self, offsets: Sequence[KafkaOffset], mode: CommitMode) -> None:
-        pass
-
-    def log_ends(self, partition: TopicPartition) -> LogEnds:
-        return LogEnds(0, self.logs[partition].end)
-
-    def known_end(self, partition: TopicPartition) -> int:
-        return self.logs[partition].end
-
-    def partitions_of(self, topic: str) -> Sequence[int]:
-        return [number for _, number in self.logs]
 
 
 def numbered(first: int, count: int) -> dict[int, str]:

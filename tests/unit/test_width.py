@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import pytest
 
 import effectonce as eo
-from effectonce.model import Committed, LogEnds
-from effectonce.ports import CommitMode, KafkaOffset, Records, TopicPartition
+from effectonce.ports import Records, TopicPartition
 from effectonce.stores.memory import MemoryStore
 from effectonce.width import MOST, SLOW_SECONDS, Width
-from tests.unit.lone import TOPIC, Log, LogClient, SomeRecords, consumer_of
+from tests.unit.lone import TOPIC, Log, LogsClient, SomeRecords, consumer_of
 
 LIMIT = 100
 
@@ -23,9 +22,9 @@ def came(*sizes: int) -> list[Records]:
     ]
 
 
-def polled(*sizes: int, width: Width | None = None) -> Width:
+def polled(*sizes: int) -> Width:
     """One poll at 10.0 that brought so many of each partition."""
-    width = width or Width()
+    width = Width()
     width.wanted(LIMIT, 9.99)
     width.wanted(LIMIT, 10.0)
     width.cut(came(*sizes), LIMIT)
@@ -68,23 +67,18 @@ def test_what_is_longer_than_a_batch_is_cut_and_nothing_is_left_out() -> None:
     assert [int(each.offsets()[0]) for each in parts] == [0, 100, 200, 0, 0]
 
 
-class Mixed(LogClient):
+class Mixed(LogsClient):
     """Four partitions, two records of each in turn, as they come from a broker."""
 
     def __init__(self) -> None:
-        super().__init__(Log())
         ids = [str(uuid.UUID(int=n)) for n in range(800)]
-        self.logs = {(TOPIC, n): Log(dict(enumerate(ids[n::4]))) for n in range(4)}
-        self.next = dict.fromkeys(self.logs, 0)
-        self.paused = set(self.logs)
-        self.asked: list[int] = []
+        super().__init__({(TOPIC, n): Log(dict(enumerate(ids[n::4]))) for n in range(4)})
 
     def fetch(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
         if not self._assigned and self._listener is not None:
             self._assigned = True
             self._listener.on_assigned([*self.logs])
             return ()
-        self.asked.append(limit)
         got: dict[TopicPartition, list[tuple[int, str]]] = {}
         while limit > 0:
             before = limit
@@ -96,35 +90,6 @@ class Mixed(LogClient):
             if limit == before:
                 break
         return [SomeRecords(rows, partition=home[1]) for home, rows in got.items() if rows]
-
-    def pause(self, partitions: Sequence[TopicPartition]) -> None:
-        self.paused.update(partitions)
-
-    def resume(self, partitions: Sequence[TopicPartition]) -> None:
-        self.paused.difference_update(partitions)
-
-    def seek(self, partition: TopicPartition, offset: int) -> None:
-        self.next[partition] = offset
-
-    def position(self, partition: TopicPartition) -> int:
-        return self.next[partition]
-
-    def committed(
-        self, partitions: Sequence[TopicPartition]
-    ) -> Mapping[TopicPartition, Committed | None]:
-        return dict.fromkeys(partitions)
-
-    def commit(self, offsets: Sequence[KafkaOffset], mode: CommitMode) -> None:
-        pass
-
-    def log_ends(self, partition: TopicPartition) -> LogEnds:
-        return LogEnds(0, self.logs[partition].end)
-
-    def known_end(self, partition: TopicPartition) -> int:
-        return self.logs[partition].end
-
-    def partitions_of(self, topic: str) -> Sequence[int]:
-        return [number for _, number in self.logs]
 
 
 def test_batches_of_mixed_partitions_are_nearly_whole_and_never_larger_than_was_asked_for() -> None:

@@ -191,8 +191,8 @@ def main() -> None:
     """Run the job of the command line."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     job = Job(**json.loads(sys.argv[1]))
-    # once it says that it is there it may be asked to leave, be it before its consumer listens
     faulthandler.enable()
+    # once it says that it is there it may be asked to leave, be it before its consumer listens
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     driver_named(job.driver)(job, Target(job.socket_path, job.number))
 
