@@ -22,6 +22,8 @@ _WORKER = "effectonce.testing.chaos.worker"
 _ABORT_SECONDS = 5.0
 _DISMISS_SECONDS = 30.0
 _TICK_SECONDS = 0.02
+_NOT_OVERTAKEN = 8
+"""So many times longer a worker stays frozen whose partitions nobody has been given."""
 TOO_MANY_FAILURES = 10
 
 
@@ -66,7 +68,7 @@ class Crew:
                     self._hire(place)
             elif (code := place.process.poll()) is not None:
                 self._ended(place, code)
-            elif now >= self._tally.frozen.get(place.worker, inf) / 1e9 + self._frozen_seconds:
+            elif self._tally.frozen and now >= self._thaw_due(place.worker):
                 self._thaw(place)
 
     def dismiss(self, absorb: Callable[[], None]) -> None:
@@ -127,6 +129,11 @@ class Crew:
         assert place.process is not None
         self._witness.note(Kind.DISMISSED, place.worker)
         place.process.terminate()
+
+    def _thaw_due(self, worker: int) -> float:
+        """Once another has its partitions, and not before: a kill meanwhile delays the group."""
+        longer = 1 if worker in self._tally.overtaken else _NOT_OVERTAKEN
+        return self._tally.frozen.get(worker, inf) / 1e9 + longer * self._frozen_seconds
 
     def _thaw(self, place: Place) -> None:
         assert place.process is not None

@@ -222,7 +222,9 @@ class _Stage:
             self._tally.add(record)
 
     def _caught_up(self) -> bool:
-        return self._producer.done and self._tally.caught_up(self._producer.ends)
+        if not self._producer.done or self._tally.frozen:  # a freeze must be seen to its end
+            return False
+        return self._tally.caught_up(self._producer.ends)
 
     def _stopped(self) -> list[str]:
         idle = time.monotonic() - self._tally.last_progress

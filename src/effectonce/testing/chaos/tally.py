@@ -31,6 +31,8 @@ class Tally:
         self.started: set[int] = set()
         self.frozen: dict[int, int] = {}
         """Workers that are frozen, and since when (ns)."""
+        self.overtaken: set[int] = set()
+        """Frozen workers of whose partitions another process has been given one."""
         self.last_progress = time.monotonic()
         self.news: deque[str] = deque(maxlen=8)
         self._uncommitted: dict[int, dict[int, list[int]]] = {}
@@ -51,6 +53,9 @@ class Tally:
             case Kind.BEGAN:
                 self._reach(record.partition, record.offset)
             case Kind.ASSIGNED:
+                before = self.owner.get(record.partition, record.worker)
+                if before != record.worker and before in self.frozen:
+                    self.overtaken.add(before)
                 self.owner[record.partition] = record.worker
             case Kind.RELEASED if self.owner.get(record.partition) == record.worker:
                 del self.owner[record.partition]
@@ -88,7 +93,9 @@ class Tally:
             self.frozen[record.worker] = record.time_ns
         elif record.kind == Kind.THAWED:
             self.frozen.pop(record.worker, None)
+            self.overtaken.discard(record.worker)
             self.news.append(f"worker {record.worker} thawed (SIGCONT)")
         elif record.kind == Kind.ENDED:
             self._uncommitted.pop(record.worker, None)
+            self.frozen.pop(record.worker, None)
             self.owner = {p: w for p, w in self.owner.items() if w != record.worker}
