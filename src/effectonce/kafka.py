@@ -8,6 +8,7 @@ on 2.16).
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby, islice
@@ -48,6 +49,8 @@ log = logging.getLogger("effectonce")
 CALL_SECONDS: Final = 10.0
 """Limit of one blocking call: below the default session (45 s) by a wide margin, so that a broker
 that hangs costs a retry and not the membership."""
+GIVE_BACK_SECONDS: Final = 0.05
+"""One poll for the callback in which the last partitions go."""
 
 
 class MessageRecords:
@@ -321,7 +324,23 @@ class ConfluentClient:
         return False
 
     def close(self) -> None:
+        with suppress(RuntimeError, KafkaException):  # closed already; or whatever, close it
+            self._give_back()
         self._consumer.close()
+
+    def _give_back(self) -> None:
+        """Give all partitions back before the group is left.
+
+        A rebalance that is under way when librdkafka closes has a callback of its own. Answered
+        just as the group ends, that answer is destroyed, and the callback waits for ever (seen, 1
+        of 200 closes on KIP-848; librdkafka 4527 and 4884 have the same).
+        """
+        self._consumer.pause(self._consumer.assignment())  # else what was fetched comes first
+        self._consumer.unsubscribe()
+        deadline = time.monotonic() + CALL_SECONDS
+        self._consumer.poll(0)
+        while self._consumer.assignment() and time.monotonic() < deadline:
+            self._consumer.poll(GIVE_BACK_SECONDS)
 
     # -- librdkafka's callbacks ----------------------------------------------------------------
 
