@@ -30,7 +30,7 @@ from effectonce.assignment import Assignment
 from effectonce.core.order import Order
 from effectonce.errors import BrokerError, ConfigError
 from effectonce.event import Batch
-from effectonce.handlers import Check, Handler, check_handler, run_batch, run_events
+from effectonce.handlers import Handler, Slice, check_handler, run_batch, run_events
 from effectonce.hooks import BatchStarted, around_batch
 from effectonce.kafka import ConfluentClient
 from effectonce.keeper import SystemClock, ThreadKeeper
@@ -64,7 +64,7 @@ an event: 1 GB after 50,000, seen). In later Pythons `collect(1)` is another thi
 collection, or a slice of one.
 """
 
-Run: TypeAlias = Callable[[Task, Handler, Check], BaseException | None]
+Run: TypeAlias = Callable[[Task, Handler, Slice], BaseException | None]
 """Gives a task's events to a handler; returns what must be let through."""
 
 KEEPER_SECONDS: Final = 1.0
@@ -385,26 +385,12 @@ class OnceConsumer:
     def _hand_to(self, task: Task, run: Run, handler: Handler) -> BaseException | None:
         began = self._clock.monotonic()
         size, runs = len(task.records), len(task.plan.runs)
+        end = began + self._once.limits.commit_seconds
         try:
             with around_batch(BatchStarted(task.owned.at, size, runs, size - runs)):
-                return run(task, handler, self._slice_of(task, began))
+                return run(task, handler, Slice(task, self._keeper, self._clock.monotonic, end))
         finally:
             task.handler_seconds = self._clock.monotonic() - began
-
-    def _slice_of(self, task: Task, began: float) -> Check:
-        """The clock is asked for each event, for 80 ns; what it says is the keeper's sign of life.
-
-        Asked for every eighth, a process that was frozen and thawed ran up to seven more that its
-        successor had run (make crash, seed 1128).
-        """
-        keeper, monotonic = self._keeper, self._clock.monotonic
-        end = began + self._once.limits.commit_seconds
-
-        def ends_slice() -> bool:
-            keeper.progress = at = monotonic()
-            return task.halted or at >= end
-
-        return ends_slice
 
     def _progressed(self) -> None:
         self._keeper.progress = self._clock.monotonic()

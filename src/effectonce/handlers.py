@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Final, TypeAlias
 
@@ -23,6 +24,7 @@ from effectonce.event import Batch, Event
 from effectonce.hooks import BatchStarted, around_batch
 from effectonce.model import UNSET, Ending, Rows
 from effectonce.owned import Flight, Task
+from effectonce.ports import Keeper
 
 # as plain numbers: an enum's member is looked up by name each time
 _UNTOUCHED, _DONE, _FAILED = int(Ending.UNTOUCHED), int(Ending.DONE), int(Ending.FAILED)
@@ -30,6 +32,25 @@ _UNTOUCHED, _DONE, _FAILED = int(Ending.UNTOUCHED), int(Ending.DONE), int(Ending
 Handler: TypeAlias = Callable[..., object]
 Check: TypeAlias = Callable[[], bool]
 """Asked after each call: whether to end the slice here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """So many of a task's events run before the store hears of them; asked after each.
+
+    The clock is asked for each event, for 50 ns; what it says is the keeper's sign of life. Asked
+    for every eighth, a process that was frozen and thawed ran up to seven more that its successor
+    had run (make crash, seed 1128).
+    """
+
+    task: Task
+    keeper: Keeper
+    monotonic: Callable[[], float]
+    end: float
+
+    def ends(self) -> bool:
+        self.keeper.progress = at = self.monotonic()
+        return self.task.halted or at >= self.end
 
 
 _LAZY: Final = (CoroutineType, GeneratorType, AsyncGeneratorType)
@@ -81,10 +102,10 @@ def let_through(error: BaseException) -> BaseException | None:
     return None if ordinary else error
 
 
-def run_events(task: Task, handler: Handler, ends_slice: Check) -> BaseException | None:
+def run_events(task: Task, handler: Handler, part: Slice) -> BaseException | None:
     """Run event by event until one fails or the slice ends; returns what must be let through."""
     if task.transaction is None:
-        return _run_outside(task, handler, ends_slice)
+        return _run_outside(task, handler, part)
     work = task.work
     for row in work.runs.tolist():
         event = Event(work, row)
@@ -99,16 +120,21 @@ def run_events(task: Task, handler: Handler, ends_slice: Check) -> BaseException
         if work.is_untouched(row):
             work.done(row, outcome)
         work.leave(row)
-        if ends_slice() or work.has_failed(row):
+        if part.ends() or work.has_failed(row):
             return None
     return None
 
 
-def _run_outside(task: Task, handler: Handler, ends_slice: Check) -> BaseException | None:
-    """The same where no `tx` has to be kept or forgotten: 0.3 us an event in place of 1.2."""
-    work, marks = task.work, task.work.marks
+def _run_outside(task: Task, handler: Handler, part: Slice) -> BaseException | None:
+    """The same where no `tx` has to be kept or forgotten: 0.2 us an event in place of 1.2.
+
+    `Event(work, row)` and `part.ends()` are written out: 40 ns less each, of 2,000 a message.
+    """
+    work, marks, new = task.work, task.work.marks, object.__new__
+    keeper, monotonic, end = part.keeper, part.monotonic, part.end
     for row in work.runs.tolist():
-        event = Event(work, row)
+        event = new(Event)
+        event._work, event._row = work, row  # noqa: SLF001 - as `Event` itself does
         try:
             outcome = handler(event)
             if outcome is not None:
@@ -121,7 +147,8 @@ def _run_outside(task: Task, handler: Handler, ends_slice: Check) -> BaseExcepti
                 marks[row] = _DONE
             else:
                 work.done(row, outcome)
-        if ends_slice() or marks[row] == _FAILED:
+        keeper.progress = at = monotonic()
+        if at >= end or task.halted or marks[row] == _FAILED:
             return None
     return None
 
@@ -142,7 +169,7 @@ def run_flight(flight: Flight, handler: Handler) -> None:
         flight.escaping = let_through(error)
 
 
-def run_batch(task: Task, handler: Handler, ends_slice: Check) -> BaseException | None:
+def run_batch(task: Task, handler: Handler, part: Slice) -> BaseException | None:
     """Run what failed in a batch before one by one, then the rest at once."""
     owned = task.owned
     for rows in portions(task):
@@ -152,7 +179,7 @@ def run_batch(task: Task, handler: Handler, ends_slice: Check) -> BaseException 
                 owned.singly_below = int(task.columns.offsets[rows[-1]]) + 1
                 task.failed_together = True
             return let_through(failure)
-        if ends_slice():
+        if part.ends():
             return None
     owned.singly_below = UNSET
     return None
