@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from effectonce.kafka import ConfluentClient
 from effectonce.ports import TopicPartition
 from tests.bad_input.kit import PATIENCE_SECONDS
-from tests.proofs.kit import RealFlow
+from tests.proofs.kit import PROTOCOLS, RealFlow
 
 
 class Assigned:
@@ -22,11 +23,22 @@ class Assigned:
     def on_assigned(self, partitions: Sequence[TopicPartition]) -> None:
         self.partitions += partitions
 
-    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None: ...
+    def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
+        self.partitions = [each for each in self.partitions if each not in partitions]
+
     def on_lost(self, partitions: Sequence[TopicPartition]) -> None: ...
     def on_position_gone(self, partition: TopicPartition, reason: str) -> None: ...
     def on_topic_gone(self, topic: str, reason: str) -> None: ...
     def on_commit_refused(self, partitions: Sequence[TopicPartition]) -> None: ...
+
+
+def assigned(client: ConfluentClient, flow: RealFlow) -> Assigned:
+    ours, until = Assigned(), time.monotonic() + PATIENCE_SECONDS
+    client.subscribe([flow.topic], ours)
+    while not ours.partitions and time.monotonic() < until:
+        client.fetch(1, 0.1)
+    assert ours.partitions
+    return ours
 
 
 @pytest.mark.confluent
@@ -36,11 +48,8 @@ def test_a_partition_that_was_paused_is_fetched_from_at_once_or_a_takeover_takes
     """Left to itself librdkafka's first fetch after seek and resume comes 1.0 s later (seen)."""
     flow.send(5)
     client = ConfluentClient({"bootstrap.servers": flow.bootstrap, "group.id": flow.group})
-    ours = Assigned()
-    client.subscribe([flow.topic], ours)
     until = time.monotonic() + PATIENCE_SECONDS
-    while not ours.partitions and time.monotonic() < until:
-        client.fetch(1, 0.1)
+    assigned(client, flow)
     client.fetch(1, 0.2)  # paused: nothing comes, and the fetcher goes to sleep
     client.seek((flow.topic, 0), 3)
     client.resume([(flow.topic, 0)])
@@ -51,3 +60,42 @@ def test_a_partition_that_was_paused_is_fetched_from_at_once_or_a_takeover_takes
     client.close()
     assert found[0].offsets().tolist() == [3]
     assert took < 0.8
+
+
+class Watched:
+    """librdkafka's consumer; what was assigned when it was closed is noted."""
+
+    def __init__(self, real: Any) -> None:
+        self._real = real
+        self.assigned_at_close: list[object] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+    def close(self) -> None:
+        if self.assigned_at_close is None:
+            self.assigned_at_close = self._real.assignment()
+        self._real.close()
+
+
+@pytest.mark.confluent
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_all_is_given_back_before_the_client_closes_or_librdkafka_may_wait_for_ever(
+    flow: RealFlow, protocol: str
+) -> None:
+    flow.send(200)
+    config = {"bootstrap.servers": flow.bootstrap, "group.id": flow.group, **PROTOCOLS[protocol]}
+    client = ConfluentClient(config)
+    ours = assigned(client, flow)
+    client.resume(ours.partitions)
+    until = time.monotonic() + PATIENCE_SECONDS
+    while not client.fetch(1, 0.1):  # the other 199 wait in the client
+        assert time.monotonic() < until
+    watched: Any = Watched(client._consumer)
+    client._consumer = watched
+    began = time.monotonic()
+    client.close()
+    took = time.monotonic() - began
+    client.close()  # as after a Ctrl-C in the first
+    assert (watched.assigned_at_close, ours.partitions) == ([], [])
+    assert took < 3
