@@ -113,7 +113,10 @@ class Desk:
         return Task(owned, records, identified, columns, decided, work, known, transaction)
 
     def ask(self, owned: Owned) -> bool:
-        """Have the store look up what is decided next, while more is fetched; whether it does."""
+        """Have the store look up what is decided next, while more is fetched; whether it does.
+
+        Asked before the handlers of the batch in front, and its commit behind: slower by a tenth.
+        """
         records = owned.held[0]
         if self._ahead is None or records.offsets()[0] < owned.alone_below:
             return False

@@ -385,7 +385,8 @@ end
 """
     + _USER
     + """
--- keys and markers, taken apart by one call a chunk: `sub` for each of them costs 300 ns a key
+-- keys and markers, taken apart by one call a chunk: `sub` for each of them costs 300 ns a key.
+-- 1,130 to 1,240 ns a key in all; as plain commands, in MULTI behind a WATCH, they cost 1,140
 local fresh = packed
 if existing > 0 then
   local parts, number = {}, 0
