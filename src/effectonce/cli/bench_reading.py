@@ -334,6 +334,9 @@ class SampleClient(ConfluentClient):
         parts = [TopicPartition(self._sample.topic, n) for n in self.partitions_of("")]
         self._on_assign(self._consumer, parts)
 
+    def _give_back(self) -> None:
+        """There is no group that would take them."""
+
     def fetch(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
         fetched = super().fetch(limit, timeout_seconds)
         if fetched:
