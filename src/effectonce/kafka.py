@@ -164,6 +164,7 @@ class ConfluentClient:
         self._listener: Listener | None = None
         self._topics: Sequence[str] = ()
         self._has_topic_ids: bool | None = None
+        self._is_static = bool(config.get("group.instance.id"))
 
     def subscribe(self, topics: Sequence[str], listener: Listener) -> None:
         self._listener = listener
@@ -324,8 +325,11 @@ class ConfluentClient:
         return False
 
     def close(self) -> None:
-        with suppress(RuntimeError, KafkaException):  # closed already; or whatever, close it
-            self._give_back()
+        # who unsubscribes leaves, and a static member must not (KIP-345): its partitions are kept
+        # for its return
+        if not self._is_static:
+            with suppress(RuntimeError, KafkaException):  # closed already; or whatever, close it
+                self._give_back()
         self._consumer.close()
 
     def _give_back(self) -> None:

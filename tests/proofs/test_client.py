@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
 from effectonce.kafka import ConfluentClient
 from effectonce.ports import TopicPartition
@@ -99,3 +100,22 @@ def test_all_is_given_back_before_the_client_closes_or_librdkafka_may_wait_for_e
     client.close()  # as after a Ctrl-C in the first
     assert (watched.assigned_at_close, ours.partitions) == ([], [])
     assert took < 3
+
+
+@pytest.mark.confluent
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_static_member_stays_when_it_closes_or_each_restart_would_cost_a_rebalance(
+    flow: RealFlow, protocol: str
+) -> None:
+    config = {
+        "bootstrap.servers": flow.bootstrap,
+        "group.id": flow.group,
+        "group.instance.id": "till-1",
+        **PROTOCOLS[protocol],
+    }
+    client = ConfluentClient(config)
+    assigned(client, flow)
+    client.close()
+    admin = AdminClient({"bootstrap.servers": flow.bootstrap})
+    (described,) = admin.describe_consumer_groups([flow.group]).values()
+    assert [member.group_instance_id for member in described.result(10).members] == ["till-1"]
