@@ -131,9 +131,10 @@ def run_effectonce(job: Job, by: str) -> Run:
 
     config = {**client_config(job), "group.id": GROUP}
     client = TimedClient(config, whole(job), live=not job.ahead)
-    with eo.OnceConsumer(config, [job.topic], once_on(job.state), client=client) as consumer:
+    once = once_on(job.state, job.size)
+    with eo.OnceConsumer(config, [job.topic], once, client=client) as consumer:
         if by == "batch":
-            consumer.run_batches(handle_batch, size=job.size, until=eo.END)
+            consumer.run_batches(handle_batch, until=eo.END)
         else:
             consumer.run(handle_event, until=eo.END)
         client.settled()

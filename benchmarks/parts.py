@@ -36,7 +36,7 @@ BARE: Final = Contender("bare", "bare", dedupes=False)
 ROCKSDB: Final = (
     Contender("rocksdb_1e6_batch500", "batch", store="rocksdb"),
     Contender("rocksdb_1e6_batch1000", "batch", size=1000, store="rocksdb"),
-    Contender("rocksdb_1e6_event", "event", store="rocksdb"),
+    Contender("rocksdb_1e6_event", "event", size=1000, store="rocksdb"),
 )
 OURS: Final = ROCKSDB[1]
 """Who the peers are measured against."""

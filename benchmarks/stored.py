@@ -52,13 +52,14 @@ _STORE_ID: Final = "effectonce:id"
 _FORMER_TOPIC: Final = bytes(15) + b"\1"
 
 
-def once_on(state: str) -> eo.Once:
+def once_on(state: str, batch: int = BATCH) -> eo.Once:
     """The configuration that is measured; `state` is a folder, or a store's URL."""
     return eo.Once(
         open_store(state) if "://" in state else RocksDBStore(state),
         identify=eo.header(HEADER),
         effects=eo.Outside(on_doubt="repeat"),
         scope="bench",
+        limits=eo.Limits(batch=batch),
     )
 
 
