@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any
@@ -191,6 +191,38 @@ def test_a_handler_that_remembers_beyond_reset_would_pass_everything() -> None:
     assert [case.name for case in report.findings] == ["undisturbed, once more"]
     assert len(report.cases) == 2
     assert "PerProcess(make)" in report.explain()
+
+
+def test_what_was_never_tried_would_pass_for_well() -> None:
+    cache: dict[str, str] = {}
+
+    def load(currency: str) -> str:
+        return currency
+
+    def caches(event: eo.Event) -> None:
+        if "eur" not in cache:
+            cache["eur"] = load("eur")
+        bank.charge(event.id, event.key_for("bank"))
+
+    report = exercise(caches, RECORDS, outside(), target=bank)
+    assert {case.step.call for case in report.untried if case.step} >= {"load"}
+    assert not report.findings
+    assert not report.ok
+    tried = len(report.cases) - len(report.untried)
+    with pytest.raises(AssertionError, match=f"{tried} cases .*in all of them") as failed:
+        report.check()
+    assert f"NOT TRIED: {len(report.untried)} cases did not come about" in str(failed.value)
+
+    class Loads:
+        def __init__(self) -> None:
+            self.cache: dict[str, str] = {}
+
+        def __call__(self, event: eo.Event) -> None:
+            if "eur" not in self.cache:
+                self.cache["eur"] = load("eur")
+            bank.charge(event.id, event.key_for("bank"))
+
+    exercise(PerProcess(Loads), RECORDS, outside(), target=bank).check()
 
 
 def test_what_processes_share_outlives_a_kill_and_what_each_makes_dies_with_it() -> None:
@@ -588,14 +620,42 @@ def test_what_cannot_be_exercised_is_said_clearly(
     assert [each for each in problems() if text in each]
 
 
-def test_effects_that_cannot_be_counted_are_said_clearly() -> None:
-    class Lists(handlers.Bank):
+@pytest.mark.parametrize(
+    ("effects", "text"),
+    [
+        (lambda charges: [[charge] for charge in charges], "iterable of hashable values"),
+        (" ".join, "a text is one value"),
+        (lambda charges: dict.fromkeys(charges, "18"), "says '18' of 'e1'"),
+        (lambda charges: dict.fromkeys(charges, -100), "says -100 of 'e1'"),
+    ],
+    ids=["lists", "a text", "texts by name", "a debt"],
+)
+def test_effects_that_cannot_be_counted_are_said_clearly(
+    effects: Callable[[list[str]], object], text: str
+) -> None:
+    class Odd(handlers.Bank):
         def effects(self) -> Any:
-            return [[charge] for charge in self.charges]
+            return effects(self.charges)
 
-    lists = Lists()
-    (problem,) = problems_of(lambda event: lists.charge(event.id), RECORDS, outside(), target=lists)
-    assert "iterable of hashable values" in problem
+    odd = Odd()
+    (problem,) = problems_of(lambda event: odd.charge(event.id), RECORDS, outside(), target=odd)
+    assert text in problem
+
+
+def test_a_target_that_keeps_its_effects_when_it_is_reset_hides_every_loss() -> None:
+    class Keeps(handlers.Bank):
+        def reset(self) -> None:
+            if not hasattr(self, "keys"):
+                super().reset()
+
+    keeps = Keeps()
+
+    def swallows(event: eo.Event) -> None:
+        with suppress(ConnectionRefusedError):
+            keeps.charge(event.id, event.key_for("bank"))
+
+    (problem,) = problems_of(swallows, RECORDS, outside(), target=keeps)
+    assert problem == "target: reset() does not forget: effects() still has e1, e2, e3"
 
 
 def test_a_handler_that_fails_undisturbed_is_no_finding_but_an_error() -> None:

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,26 @@ def test_a_soak_that_is_stopped_writes_its_figures(tmp_path: Path, number: signa
     assert "Figures: " in said
     assert answer["seed"] == 7
     assert answer["seeds"] > 0
+
+
+def test_ctrl_c_again_would_wait_as_long_as_the_first(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM, "simulate", "--seeds", "0", "--seed", "7"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+        start_new_session=True,
+    ) as soak:  # fmt: skip
+        assert soak.stdout is not None
+        for awaited in (" survived; ", "stopping: "):
+            while awaited not in soak.stdout.readline():
+                assert soak.poll() is None
+            os.killpg(soak.pid, signal.SIGINT)
+        began = time.monotonic()
+        said, errors = soak.communicate(timeout=60)
+        took = time.monotonic() - began
+    assert soak.returncode == 130, said + errors
+    assert "broken off: no figures were written" in said
+    assert not (tmp_path / "out").exists()
+    assert took < 3
 
 
 def test_a_violation_fails_the_sweep_and_is_told_with_its_shortest_schedule(

@@ -68,7 +68,8 @@ def replay(console: Console, seed: int, where: Where, wanted: Wanted) -> int:
     """Print each timeline; 1 if an invariant broke."""
     if wanted.only_faults is not None and len(where.modes) * len(where.reaches) > 1:
         raise ConfigError(["--only-faults: a fault's number is one run's: add --mode and --store"])
-    broken = False
+    broken: list[str] = []
+    runs = 0
     with wanted.breakage():
         for mode in where.modes:
             for reach in where.reaches:
@@ -76,9 +77,17 @@ def replay(console: Console, seed: int, where: Where, wanted: Wanted) -> int:
                 if wanted.is_cut:
                     run = attempt(seed, mode, reach, cut=wanted.cut(run), timeline=True)
                 tell(console, run)
-                broken = broken or bool(run.violations)
+                runs += 1
+                broken += [
+                    f"{mode.value}, {reach.value}: {violation.invariant}"
+                    for violation in run.violations
+                ]
                 if run.violations and not wanted.is_cut:
                     tell_shortest(console, shrink(run), wanted.mutant)
+    if not broken:
+        console.print(f"== seed {seed}, runs {runs}: every invariant held")
+    elif runs > 1:  # else it stands right above
+        console.print(f"== seed {seed}, runs {runs}: BROKEN {'; '.join(broken)}", soft_wrap=True)
     return 1 if broken else 0
 
 

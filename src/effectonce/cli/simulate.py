@@ -46,10 +46,17 @@ def simulate(
     first = secrets.randbelow(1_000_000) if seed is None else seed
     sweep = Sweep(first, seeds, place)
     how_many = f"{seeds} seeds" if seeds else "until stopped"
-    console.print(f"effectonce: a simulated cluster, {how_many}, seed {first}")
+    mutants = len(place.mutants())
+    console.print(
+        f"effectonce: a simulated cluster, {mutants} mutants, then {how_many}, seed {first}"
+    )
     began = time.monotonic()
-    with _stopped_by_signals(sweep), _Bars(console, sweep) as bars:
-        swept = sweep.run(bars.watch)
+    try:
+        with _stopped_by_signals(sweep), _Bars(console, sweep) as bars:
+            swept = sweep.run(bars.watch)
+    except KeyboardInterrupt:
+        console.print("broken off: no figures were written")
+        raise
     answer = figures(sweep, time.monotonic() - began)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(answer, indent=2) + "\n", encoding="utf-8")
@@ -141,6 +148,8 @@ class _Bars:
         self._seeds = self._progress.add_task("seeds", total=sweep.seeds or None, note="")
         self._next = time.monotonic() + live.LINE_SECONDS
         self._told = 0
+        self._sweep = sweep
+        self._said_stopping = False
 
     def __enter__(self) -> _Bars:
         self._progress.start()
@@ -155,6 +164,9 @@ class _Bars:
         for report in swept.tally.broken[self._told :]:
             _tell_broken(self._console, report)
         self._told = broken
+        if self._sweep.stopping and not self._said_stopping:
+            self._said_stopping = True
+            self._console.print("stopping: what has begun comes to its end; Ctrl-C breaks it off")
         self._progress.update(
             self._mutants, completed=len(swept.mutants), note=f"{survived} survived"
         )
@@ -170,6 +182,8 @@ class _Bars:
 
 
 def _tell(console: Console, swept: Swept, answer: dict[str, object]) -> None:
+    if not swept.tally.seeds:
+        console.print("stopped before the first seed: the mutants come first", style="yellow")
     console.print(matrix(swept.tally.pairs))
     for title, names in (
         ("never reached", answer["never_reached"]),

@@ -55,7 +55,7 @@ def _exercised(setup: Setup) -> Report:
     first = World(setup, samples, Script())
     if not first.run():
         raise _undisturbed_failure(first)
-    judge = _Judge(setup, _effects(first), first.rows())
+    judge = _Judge(setup, first)
     if problem := _unjudged(setup, judge):
         raise ConfigError([problem])
     cases = [judge.case("undisturbed", first, True)]
@@ -65,15 +65,6 @@ def _exercised(setup: Setup) -> Report:
         cases += _faults(judge, samples, first.script)
     fired = Counter(case.ending for case in cases if case.ending is not None and case.fired)
     return Report(tuple(cases), setup.once.in_store, tuple(s.id for s in samples), dict(fired))
-
-
-def _effects(world: World) -> Counter[Hashable]:
-    try:
-        return world.effects()
-    except TypeError as error:
-        raise ConfigError(
-            [f"target: effects() gives an iterable of hashable values, or a mapping: {error}"]
-        ) from error
 
 
 def _unjudged(setup: Setup, judge: _Judge) -> str | None:
@@ -109,10 +100,11 @@ def _faults(judge: _Judge, samples: Sequence[Sample], script: Script) -> Iterato
 class _Judge:
     """Compares a case with the undisturbed run."""
 
-    def __init__(self, setup: Setup, effects: Counter[Hashable], rows: dict[bytes, bytes]) -> None:
+    def __init__(self, setup: Setup, undisturbed: World) -> None:
         self._setup = setup
-        self.effects = effects
-        self.rows = rows
+        self._began_with = undisturbed.began_with
+        self.effects = undisturbed.effects()
+        self.rows = undisturbed.rows()
         self.protected = setup.once.on_unidentified is not OnUnidentified.PROCESS
 
     def judged(
@@ -126,6 +118,11 @@ class _Judge:
     ) -> Case:
         world = World(self._setup, samples, script or Script())
         ended = world.run()
+        if world.began_with != self._began_with:  # a keyed target would hide any loss behind it
+            left = sorted(map(str, world.began_with - self._began_with))
+            raise ConfigError(
+                [f"target: reset() does not forget: effects() still has {', '.join(left[:3])}"]
+            )
         return self.case(name, world, ended, step, ending)
 
     def case(

@@ -25,9 +25,14 @@ class Report:
         return tuple(case for case in self.cases if not case.ok)
 
     @property
+    def untried(self) -> tuple[Case, ...]:
+        """Cases that did not come about, so that nothing is known of them."""
+        return tuple(case for case in self.cases if not case.fired)
+
+    @property
     def ok(self) -> bool:
-        """Whether every effect happened exactly once in every case."""
-        return not self.findings
+        """Whether each case came about, and every effect happened exactly once in it."""
+        return not (self.findings or self.untried)
 
     def explain(self) -> str:
         """What went wrong where, in words, and what to do."""
@@ -38,6 +43,7 @@ class Report:
 
         `may_repeat=True`: repeats that the promise allows do no harm on the other side.
         """
-        if any(not (may_repeat and case.allowed) for case in self.findings):
+        harmful = [case for case in self.findings if not (may_repeat and case.allowed)]
+        if harmful or self.untried:
             raise AssertionError(self.explain())
         return self

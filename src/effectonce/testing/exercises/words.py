@@ -51,11 +51,13 @@ HARMS: Final = {
 def explain(cases: Sequence[Case], samples: Sequence[str], *, in_store: bool) -> str:
     """The whole text; the advice comes last, where a terminal leaves it in sight."""
     bad = [case for case in cases if not case.ok]
-    count = len(cases)
-    well = "in all of them" if not bad else f"in {count - len(bad)} of them"
+    unfired = sum(not case.fired for case in cases)
+    count = len(cases) - unfired
+    well = sum(case.ok and case.fired for case in cases)
+    in_them = "in all of them" if well == count else f"in {well} of them"
     lines = _wrapped(
         f"{_number(len(samples), 'record')}, {_number(count, 'case')} (every crash point, "
-        f"every ending of a call): {well} the effects are those of an undisturbed run."
+        f"every ending of a call): {in_them} the effects are those of an undisturbed run."
     )
     for harm, meaning in HARMS.items():
         harmed = [case for case in bad if harm in _harms(case)]
@@ -66,12 +68,14 @@ def explain(cases: Sequence[Case], samples: Sequence[str], *, in_store: bool) ->
         lines += ["", "What to do:"]
         for each in advice:
             lines += _wrapped(each, "- ")
-    if unfired := sum(not case.fired for case in cases):
-        lines += [
-            "",
-            f"{_number(unfired, 'case')} did not come about: the handler took other steps than in "
-            "the undisturbed run (time, chance, something left over?).",
-        ]
+    if unfired:
+        lines += ["", f"NOT TRIED: {_number(unfired, 'case')} did not come about."]
+        lines += _wrapped(
+            "The handler took other steps than in the undisturbed run: time, chance, or something "
+            "that it remembers (a cache that was filled by then?). With PerProcess(make) what it "
+            "remembers dies with its process.",
+            "  ",
+        )
     return "\n".join(lines)
 
 
@@ -122,6 +126,8 @@ def situation(case: Case, *, brief: bool = False) -> str:
     step, ending = case.step, case.ending
     if step is None or ending is None:
         return case.name
+    if not case.fired:
+        return "the handler took other steps than in the undisturbed run"
     what = step.call or WHAT.get(step.what, step.what)
     if step.about and not brief:
         what += f" for {', '.join(step.about)}"

@@ -109,21 +109,46 @@ class World:
         self.runs: list[Run] = []
         self.errors: list[EffectOnceError] = []
         self.born = 0
+        self.began_with: Counter[Hashable] = Counter()
+        """What the target has right after its reset."""
 
     def run(self) -> bool:
         """False if no member came to the end of the log."""
         if self.setup.target is not None:
             self.setup.target.reset()
+            self.began_with = self.effects()
         return any(Member(self, scripted=not number).run() for number in range(RESTARTS + 1))
 
     def effects(self) -> Counter[Hashable]:
         """What the target has."""
-        return Counter() if self.setup.target is None else Counter(self.setup.target.effects())
+        return Counter() if self.setup.target is None else counted(self.setup.target.effects())
 
     def rows(self) -> dict[bytes, bytes]:
         """What was committed through the `tx`."""
         at = Partition(self.setup.once.scope or GROUP, GROUP, self.setup.topic, 0)
         return dict(self.cluster.store.transaction(at).begin().scan())
+
+
+def counted(effects: object) -> Counter[Hashable]:
+    """Raises ConfigError for what is neither a list of values nor counts by name."""
+    try:
+        if isinstance(effects, str | bytes):
+            raise TypeError("a text is one value")
+        counts: Counter[Hashable] = Counter(effects)  # type: ignore[call-overload]
+    except TypeError as error:
+        raise ConfigError(
+            [f"target: effects() gives an iterable of hashable values, or a mapping: {error}"]
+        ) from error
+    for effect in counts:
+        count: object = counts[effect]
+        if not isinstance(count, int) or count < 0:
+            raise ConfigError(
+                [
+                    f"target: effects() says {count!r} of {effect!r}: a mapping says how often "
+                    "each took effect. Of amounts give a list, a value for each change"
+                ]
+            )
+    return counts
 
 
 class Member:

@@ -16,7 +16,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from itertools import chain, count
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from typing import Final, TypeAlias
 
 from effectonce.ports import Reach
@@ -154,6 +154,10 @@ class Sweep:
             except BrokenProcessPool:
                 if not self.stopping:  # else whoever stopped this process stopped its workers too
                     raise
+            except KeyboardInterrupt:
+                for worker in active_children():  # the pool would wait for what they do
+                    worker.kill()  # a simulated consumer takes SIGTERM for its own
+                raise
         return self.so_far
 
     def _drain(

@@ -267,26 +267,34 @@ class World:
         )  # fmt: skip
 
     def _stuck(self) -> None:
-        behind = {k: (self.next_of(k), log.end) for k, log in self.logs.items()}
-        health = [p.consumer.health() for p in self.processes if p.consumer is not None]
-        self.judge.broken("stuck", f"positions and ends {behind}; {health}; {self.judge.errors}")
+        said = [
+            f"partition {key[1]} is at {self.next_of(key)} of {log.end}"
+            for key, log in self.logs.items()
+        ]
+        said += [
+            f"{process.name} has partition {each.at.number}: {each.stage}, {each.error or 'well'}"
+            for process in self.processes
+            if process.consumer is not None
+            for each in process.consumer.health().partitions
+        ]
+        self.judge.broken("stuck", "; ".join([*said, *self.judge.errors]))
 
     def _judge(self) -> None:
         counts: dict[str, int] = {}
         if self.mode is Mode.IN_STORE:
             for rows in self.disk.rows.values():
-                for key, value in rows.items():
-                    name = key.removeprefix(b"effect ").decode()
+                for row, value in rows.items():
+                    name = row.removeprefix(b"effect ").decode()
                     counts[name] = counts.get(name, 0) + int(value)
             for name, count in counts.items():
                 if count > 1 and name not in self.judge.aged:
                     self.judge.broken("repeated", f"{name} took effect {count} times")
         else:
             counts = {name: len(effects) for name, effects in self.judge.effects.items()}
-        for log in self.logs.values():
+        for key, log in self.logs.items():
             for entry in log.entries:
                 if entry.event not in counts and entry.event not in self.excused:
-                    self.judge.broken("lost", f"{entry.event} at {entry.offset}")
+                    self.judge.broken("lost", f"{entry.event} at {key[1]}@{entry.offset}")
 
 
 def simulate(
