@@ -189,7 +189,7 @@ class Assignment:
             return False
         if owned.row.next >= owned.log_end:
             return True
-        if not self._drained or (owned.lanes is not None and len(owned.lanes.lanes)):
+        if not waiting.asks_end(owned, self._clock.monotonic(), drained=self._drained):
             return False
         # control records at the end are never delivered, but the client passes them
         return await self._client.position(owned.key) >= owned.log_end

@@ -134,6 +134,8 @@ class Owned:
     """The first start of this ownership period is in the row (core/stall.py)."""
     log_end: int = UNSET
     """The log's end when the partition began: where a job ends."""
+    end_asked: float = 0.0
+    """When the client was last asked how far it has come."""
     known_end: int = UNSET
     """The log's end as the client last heard of it, for the lag."""
     maybe_repeated_below: int = UNSET

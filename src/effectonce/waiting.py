@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from effectonce.errors import StoreError, StoreUnavailable
 from effectonce.owned import Owned, Stage
+
+END_ASKED_SECONDS: Final = 0.1
+"""As long as a poll that brings nothing."""
 
 
 def was_refused(owned: Owned) -> bool:
@@ -60,6 +64,19 @@ def owes(owned: Owned) -> bool:
     if owned.stage is not Stage.RUNNING or owned.held or owned.unsent is not None:
         return True
     return owned.anew or owned.dropped
+
+
+def asks_end(owned: Owned, now: float, *, drained: bool) -> bool:
+    """Whether the client is asked for its position: seldom while records come, for 20 us.
+
+    But then too: they may all be another partition's, for ever (seen).
+    """
+    if owned.lanes is not None and len(owned.lanes.lanes):
+        return False
+    if not drained and now - owned.end_asked < END_ASKED_SECONDS:
+        return False
+    owned.end_asked = now
+    return True
 
 
 def is_idle(owned: Owned, now: float, after_seconds: float) -> bool:

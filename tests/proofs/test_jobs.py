@@ -81,12 +81,39 @@ def test_a_job_ends_at_the_end_that_it_found_though_more_keeps_coming(flow: Real
 
 def test_a_job_ends_on_a_log_in_which_every_transaction_was_aborted(flow: RealFlow) -> None:
     """Nothing is ever delivered, so only the client's position tells that the end is reached."""
+    abort_one(flow)
+    flow.job()
+    assert not flow.effects()
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_a_job_ends_though_another_partition_is_never_quiet(
+    flows: Callable[[int], RealFlow], lanes: int
+) -> None:
+    flow = flows(2)
+    abort_one(flow)
+    flow.send(30, 1)
+    seen: list[str] = []
+
+    def feeds(event: eo.Event) -> None:
+        seen.append(event.id)
+        if len(seen) < ENDLESS:
+            flow.send(1, 1)
+
+    with flow.consumer(effects=eo.Outside(on_doubt="repeat")) as consumer:
+        consumer.run(feeds, until=eo.END, lanes=lanes)
+    assert 1 <= len(seen) < ENDLESS
+
+
+ENDLESS = 2_000
+
+
+def abort_one(flow: RealFlow) -> None:
+    """A record of partition 0 that no reader sees, and the mark behind it."""
     settings = {"bootstrap.servers": flow.bootstrap, "transactional.id": flow.topic, "log_level": 0}
     producer = Producer(settings)
     producer.init_transactions(PATIENCE_SECONDS)
     producer.begin_transaction()
-    producer.produce(flow.topic, b"aborted", headers=list(id_header("aborted")))
+    producer.produce(flow.topic, b"aborted", headers=list(id_header("aborted")), partition=0)
     producer.flush(PATIENCE_SECONDS)
     producer.abort_transaction(PATIENCE_SECONDS)
-    flow.job()
-    assert not flow.effects()
