@@ -49,8 +49,9 @@ log = logging.getLogger("effectonce")
 CALL_SECONDS: Final = 10.0
 """Limit of one blocking call: below the default session (45 s) by a wide margin, so that a broker
 that hangs costs a retry and not the membership."""
-GIVE_BACK_SECONDS: Final = 0.05
-"""One poll for the callback in which the last partitions go."""
+GIVE_BACK_SECONDS: Final = 2.0
+"""Limit of giving all back: some milliseconds, but a cooperative member that waits for others to
+join keeps its own until they have (15 s in all, seen); then the close itself does it, as ever."""
 
 
 class MessageRecords:
@@ -325,12 +326,14 @@ class ConfluentClient:
         return False
 
     def close(self) -> None:
-        # who unsubscribes leaves, and a static member must not (KIP-345): its partitions are kept
-        # for its return
-        if not self._is_static:
-            with suppress(RuntimeError, KafkaException):  # closed already; or whatever, close it
-                self._give_back()
-        self._consumer.close()
+        try:
+            # who unsubscribes leaves, and a static member must not (KIP-345): its partitions are
+            # kept for its return
+            if not self._is_static:
+                with suppress(RuntimeError, KafkaException):  # closed already; or whatever
+                    self._give_back()
+        finally:  # a callback of the user's own may raise in it
+            self._consumer.close()
 
     def _give_back(self) -> None:
         """Give all partitions back before the group is left.
@@ -341,10 +344,10 @@ class ConfluentClient:
         """
         self._consumer.pause(self._consumer.assignment())  # else what was fetched comes first
         self._consumer.unsubscribe()
-        deadline = time.monotonic() + CALL_SECONDS
+        deadline = time.monotonic() + GIVE_BACK_SECONDS
         self._consumer.poll(0)
         while self._consumer.assignment() and time.monotonic() < deadline:
-            self._consumer.poll(GIVE_BACK_SECONDS)
+            self._consumer.poll(0.05)
 
     # -- librdkafka's callbacks ----------------------------------------------------------------
 

@@ -104,6 +104,39 @@ def test_all_is_given_back_before_the_client_closes_or_librdkafka_may_wait_for_e
 
 @pytest.mark.confluent
 @pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_a_users_callback_raises_at_the_close_does_not_keep_the_member_in_its_group(
+    flow: RealFlow, protocol: str
+) -> None:
+    closing = False
+
+    def raises(stats: str) -> None:
+        if closing:
+            raise ZeroDivisionError(stats[:0])
+
+    client = ConfluentClient(
+        {
+            "bootstrap.servers": flow.bootstrap,
+            "group.id": flow.group,
+            "statistics.interval.ms": 1,
+            "stats_cb": raises,
+            **PROTOCOLS[protocol],
+        }
+    )
+    assigned(client, flow)
+    closing = True
+    with pytest.raises(ZeroDivisionError):
+        client.close()
+    assert members_of(flow) == []
+
+
+def members_of(flow: RealFlow) -> list[str]:
+    admin = AdminClient({"bootstrap.servers": flow.bootstrap})
+    (described,) = admin.describe_consumer_groups([flow.group]).values()
+    return [str(member.group_instance_id) for member in described.result(10).members]
+
+
+@pytest.mark.confluent
+@pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_a_static_member_stays_when_it_closes_or_each_restart_would_cost_a_rebalance(
     flow: RealFlow, protocol: str
 ) -> None:
@@ -116,6 +149,4 @@ def test_a_static_member_stays_when_it_closes_or_each_restart_would_cost_a_rebal
     client = ConfluentClient(config)
     assigned(client, flow)
     client.close()
-    admin = AdminClient({"bootstrap.servers": flow.bootstrap})
-    (described,) = admin.describe_consumer_groups([flow.group]).values()
-    assert [member.group_instance_id for member in described.result(10).members] == ["till-1"]
+    assert members_of(flow) == ["till-1"]
