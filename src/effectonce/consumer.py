@@ -222,7 +222,9 @@ class OnceConsumer:
     def close(self) -> None:
         """Commit what is finished and leave the group.
 
-        Safe to call twice; after a Ctrl-C in it, the second call leaves the group.
+        Safe to call twice; after a Ctrl-C in it, the second call leaves the group. For the thread
+        that runs it: from another one, `stop()` it, and let that thread close it. Two of them in
+        librdkafka at once may wait for each other for ever (seen, 1 of 8).
         """
         try:
             if not self._closed:
