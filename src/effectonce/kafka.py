@@ -40,7 +40,12 @@ from effectonce.ports import (
     Records,
     TopicPartition,
 )
-from effectonce.settings import admin_settings, consumer_settings, is_incremental
+from effectonce.settings import (
+    admin_settings,
+    consumer_settings,
+    is_incremental,
+    leaves_by_unsubscribing,
+)
 
 __all__ = ["ConfluentClient", "is_topic_gone", "said_by", "uuid_bytes"]
 
@@ -165,7 +170,7 @@ class ConfluentClient:
         self._listener: Listener | None = None
         self._topics: Sequence[str] = ()
         self._has_topic_ids: bool | None = None
-        self._is_static = bool(config.get("group.instance.id"))
+        self._gives_back = not leaves_by_unsubscribing(config)
 
     def subscribe(self, topics: Sequence[str], listener: Listener) -> None:
         self._listener = listener
@@ -327,9 +332,7 @@ class ConfluentClient:
 
     def close(self) -> None:
         try:
-            # who unsubscribes leaves, and a static member must not (KIP-345): its partitions are
-            # kept for its return
-            if not self._is_static:
+            if self._gives_back:
                 with suppress(RuntimeError, KafkaException):  # closed already; or whatever
                     self._give_back()
         finally:  # a callback of the user's own may raise in it

@@ -17,6 +17,7 @@ __all__ = [
     "config_problems",
     "consumer_settings",
     "is_incremental",
+    "leaves_by_unsubscribing",
     "once_problems",
     "topic_problems",
 ]
@@ -154,6 +155,14 @@ def admin_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 def is_incremental(config: Mapping[str, object]) -> bool:
     """librdkafka wants another call where partitions move one by one."""
     return _is_broker_led(config) or "cooperative-sticky" in _strategies(config)
+
+
+def leaves_by_unsubscribing(config: Mapping[str, object]) -> bool:
+    """Whether a static member is no member any more then, as it must stay one (KIP-345).
+
+    librdkafka's close keeps its place, its unsubscribe only where the broker leads (KIP-848, seen).
+    """
+    return bool(config.get("group.instance.id")) and not _is_broker_led(config)
 
 
 def _is_broker_led(config: Mapping[str, object]) -> bool:
