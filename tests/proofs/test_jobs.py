@@ -86,6 +86,9 @@ def test_a_job_ends_on_a_log_in_which_every_transaction_was_aborted(flow: RealFl
     assert not flow.effects()
 
 
+ENDLESS = 2_000
+
+
 @pytest.mark.parametrize("lanes", [1, 4])
 def test_a_job_ends_though_another_partition_is_never_quiet(
     flows: Callable[[int], RealFlow], lanes: int
@@ -103,9 +106,6 @@ def test_a_job_ends_though_another_partition_is_never_quiet(
     with flow.consumer(effects=eo.Outside(on_doubt="repeat")) as consumer:
         consumer.run(feeds, until=eo.END, lanes=lanes)
     assert 1 <= len(seen) < ENDLESS
-
-
-ENDLESS = 2_000
 
 
 def abort_one(flow: RealFlow) -> None:

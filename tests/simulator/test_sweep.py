@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -88,11 +89,26 @@ def test_a_soak_that_is_stopped_writes_its_figures(tmp_path: Path, number: signa
     assert answer["seeds"] > 0
 
 
+def takes_long(mutant: str, first: int) -> object:
+    """In place of a mutant, so that none ends between two signals."""
+    threading.Event().wait(20)
+    return mutant, first
+
+
+SLOW = f"""
+from effectonce.testing.simulator import sweep
+from {__name__} import takes_long
+sweep._try_mutant = takes_long
+{PROGRAM}
+"""
+
+
 def test_ctrl_c_again_would_wait_as_long_as_the_first(tmp_path: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, "simulate", "--seeds", "0", "--seed", "7"],
+        [sys.executable, "-c", SLOW, "simulate", "--seeds", "0", "--seed", "7"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
         start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
     ) as soak:  # fmt: skip
         assert soak.stdout is not None
         for awaited in (" survived; ", "stopping: "):

@@ -119,7 +119,8 @@ class _Judge:
         world = World(self._setup, samples, script or Script())
         ended = world.run()
         if world.began_with != self._began_with:  # a keyed target would hide any loss behind it
-            left = sorted(map(str, world.began_with - self._began_with))
+            odd = world.began_with - self._began_with or self._began_with - world.began_with
+            left = sorted(map(str, odd))
             raise ConfigError(
                 [f"target: reset() does not forget: effects() still has {', '.join(left[:3])}"]
             )
