@@ -3,10 +3,10 @@
     python -m benchmarks.bench [--seed N] [--quick] [--only PART]
 
 Throughput (parts.py has the table) is a share of a bare consumer. A round measures every contender
-once, in an order that the seed shuffles, each in a process of its own; a share is bare's time a
-message over the contender's in the same round, and what is reported is the median of the rounds
-with the least and the greatest. Exactness is part of it: a run that hands over one event too many
-or too few fails.
+once, each in a process of its own, in turns of some 50 ms whose order the seed shuffles (turns.py);
+a share is bare's time a message over the contender's in the same round, and what is reported is the
+median of the rounds with the least and the greatest. Exactness is part of it: a run that hands over
+one event too many or too few fails.
 
     latency    what is added between produce and effect: at 100 events a second, and at 70% of
                what the machine sustains (latency.py)
@@ -40,7 +40,7 @@ from benchmarks.figures import GREATEST, LEAST
 from benchmarks.loads import VALUE_BYTES, event_ids
 from benchmarks.parts import NAMES, STORED, Part, chosen
 from benchmarks.peers import field as peers
-from benchmarks.throughput import World, bare_key, run_part, shares
+from benchmarks.throughput import VALKEY_CONFIG, World, bare_key, run_part, shares
 from effectonce.testing.servers import KafkaServer, ValkeyServer
 
 OUT: Final = Path("out/bench.json")
@@ -93,7 +93,7 @@ def bench(
     with ExitStack() as stack:
         home = stack.enter_context(tempfile.TemporaryDirectory(prefix="effectonce-bench-"))
         kafka = stack.enter_context(KafkaServer.start(benchmark=True))
-        valkey = stack.enter_context(ValkeyServer.start(config={"appendfsync": "everysec"}))
+        valkey = stack.enter_context(ValkeyServer.start(config=VALKEY_CONFIG))
         progress = stack.enter_context(Progress(*columns, TimeElapsedColumn(), console=console))
         base = max((part.stored for part in plan.parts), default=0)
         warm_up = max((each.warm_up for part in plan.parts for each in part.field), default=0)

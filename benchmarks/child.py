@@ -1,4 +1,4 @@
-"""A measured process that is spoken with while it runs: it prints lines, we wait for them."""
+"""A measured process that is spoken with while it runs, in lines."""
 
 from __future__ import annotations
 
@@ -39,6 +39,11 @@ class Child:
         said: dict[str, Any] = json.loads(self.line())
         return said
 
+    def say(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n")
+        self.process.stdin.flush()
+
     def kill(self) -> None:
         """SIGKILL; returns when it is gone."""
         self.process.kill()
@@ -53,7 +58,9 @@ def child(
     argv = [sys.executable, "-m", module, json.dumps(dict(job))]
     with (
         tempfile.TemporaryFile("w+") as errors,
-        subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+        subprocess.Popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
     ):
         timer = Timer(patience_seconds, process.kill)
         timer.daemon = True

@@ -1,6 +1,7 @@
 """The consumers that are measured: each in a process of its own.
 
-    python -m benchmarks.contenders JOB       a Job as JSON; prints a Run as JSON
+    python -m benchmarks.contenders JOB       a Job as JSON; prints a Run as JSON, and before each
+                                              of its turns a line, then waits for one (turns.py)
 
 Before the clock starts the client holds the whole topic, so that the broker rests and the thread
 that consumes is the bottleneck. It stops when the last message is dealt with, its commit included.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, Final
@@ -22,9 +24,11 @@ import effectonce as eo
 from benchmarks.job import Job, Run
 from benchmarks.stored import BATCH, GROUP, TTL_SECONDS, once_on
 from effectonce.cli.bench_reading import (
+    AT_ONCE,
     Handle,
     Sample,
     TimedClient,
+    Turns,
     bare,
     by_hand,
     nothing,
@@ -46,6 +50,34 @@ def client_config(job: Job) -> dict[str, Any]:
     if job.mixed:  # a batch of the producer's for each partition, and the next partition's
         config["max.partition.fetch.bytes"] = MIXED_BYTES
     return config
+
+
+TURN: Final = "turn"
+"""Said before each."""
+
+
+def turns_of(job: Job) -> Turns:
+    if not job.turn:
+        return AT_ONCE
+
+    def wait() -> None:
+        print(TURN, flush=True)
+        sys.stdin.readline()
+
+    return Turns(job.turn, wait, _at_rest(job))
+
+
+def _at_rest(job: Job) -> Callable[[], object] | None:
+    """Returns once Valkey has done all that was sent, of which our store reads the answer later.
+
+    It does one thing after another, so a question behind it all will do. What is left over of the
+    client's work is not done beside the server's then: a per cent or two, against us.
+    """
+    if not job.state.startswith("unix:"):
+        return None
+    import redis
+
+    return redis.Redis.from_url(job.state.partition("?")[0]).ping
 
 
 # -- loops written by hand -------------------------------------------------------------------------
@@ -110,6 +142,7 @@ def run_by_hand(job: Job, contender: Callable[[Consumer, Job], Handle]) -> Run:
         lambda consumer: contender(consumer, job),
         batch=BATCH,
         live=not job.ahead,
+        turns=turns_of(job),
     )
     return Run(done.messages, done.seconds, done.handled)
 
@@ -130,7 +163,9 @@ def run_effectonce(job: Job, by: str) -> Run:
         handled += 1
 
     config = {**client_config(job), "group.id": GROUP}
-    client = TimedClient(config, whole(job), live=not job.ahead)
+    # others run beside it, so to Kafka its group is its own; to the store it is as the rows have it
+    own = {**config, "group.id": f"{GROUP}-{uuid.uuid4().hex[:8]}"}
+    client = TimedClient(own, whole(job), live=not job.ahead, turns=turns_of(job))
     once = once_on(job.state, job.size)
     with eo.OnceConsumer(config, [job.topic], once, client=client) as consumer:
         if by == "batch":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 Store: TypeAlias = Literal[
     "",
@@ -16,6 +16,7 @@ Store: TypeAlias = Literal[
     "empty valkey",
 ]
 """What stands ready before a run: a filled store of ours, Valkey filled as by hand, or nothing."""
+VALKEY: Final = frozenset[Store]({"redis", "redis local index", "by hand", "empty valkey"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,8 @@ class Job:
     """Whether the topic is to be fetched ahead."""
     mixed: bool = False
     """Whether it is to be fetched a few records of each partition at a time."""
+    turn: int = 0
+    """Messages before it waits until it is its turn again; 0: it runs alone."""
 
 
 @dataclass(frozen=True, slots=True)

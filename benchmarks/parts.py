@@ -99,6 +99,11 @@ class Part:
         )
 
     @property
+    def in_turns(self) -> bool:
+        """Whether its contenders can be held between one batch and the next."""
+        return self.only not in ("live", "peers")
+
+    @property
     def known(self) -> int:
         """How many of the stored keys its repeats are drawn from: peers start with none."""
         return 0 if self.name == "peers" else self.stored

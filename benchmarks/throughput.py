@@ -1,7 +1,9 @@
-"""Rounds of a part: every contender once, shuffled, each in a process of its own, paired with bare.
+"""Rounds of a part: every contender once, each in a process of its own, paired with bare.
 
-A part's store is filled once; each run of ours gets it anew (stored.py). A run that hands over one
-event too many or too few fails: a fast mistake must not win.
+Side by side in turns (turns.py), but for what cannot be stopped and gone on with: peers, and runs
+that fetch while they are measured, go one after another, shuffled. A part's store is filled once;
+each run of ours gets it anew (stored.py). A run that hands over one event too many or too few
+fails: a fast mistake must not win.
 """
 
 from __future__ import annotations
@@ -13,8 +15,9 @@ import statistics
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -22,15 +25,17 @@ from urllib.parse import quote
 from rich.progress import Progress
 
 from benchmarks.figures import Rounds, spread
-from benchmarks.job import Contender, Job, Run
+from benchmarks.job import VALKEY, Contender, Job, Run
 from benchmarks.loads import PARTITIONS, EventIds, Load, deliveries, produce
 from benchmarks.parts import BARE, OURS, Part
 from benchmarks.peers import field as peers
 from benchmarks.stored import fill, fill_valkey, flush, linked_copy
-from effectonce.testing.servers import KafkaServer
+from benchmarks.turns import in_turns
+from effectonce.testing.servers import KafkaServer, ValkeyServer
 
 PATIENCE_SECONDS: Final = 900.0
 """A peer that lost a message would wait for it for ever."""
+VALKEY_CONFIG: Final = {"appendfsync": "everysec"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +54,13 @@ class World:
 
 
 def measure(world: World, contender: Contender, load: Load, stored: Path) -> float:
-    """One run in a process of its own; ns a message. Raises RuntimeError where it was not exact."""
-    job = Job(
+    """One run, alone; ns a message. Raises RuntimeError where it was not exact."""
+    return ns_of(run_apart(job_of(world, contender, load, stored)), contender, load)
+
+
+def job_of(world: World, contender: Contender, load: Load, stored: Path) -> Job:
+    """What it is told; its store stands ready."""
+    return Job(
         contender.runs,
         world.bootstrap,
         load.topic,
@@ -61,7 +71,10 @@ def measure(world: World, contender: Contender, load: Load, stored: Path) -> flo
         ahead=contender.ahead,
         mixed=load.mixed,
     )
-    run = run_apart(job)
+
+
+def ns_of(run: Run, contender: Contender, load: Load) -> float:
+    """ns a message. Raises RuntimeError where it was not exact."""
     expected = load.fresh if contender.dedupes else load.messages
     if run.handled != expected:
         raise RuntimeError(
@@ -138,14 +151,51 @@ def run_part(
         fill(str(stored), topic, world.stored(part.stored), part.value_bytes)
     times: Rounds = {contender.name: [] for contender in part.field}
     for _ in range(rounds):
-        for contender in chance.sample(part.field, len(part.field)):
-            load = loads[contender.load]
-            times[contender.name].append(measure(world, contender, load, stored))
+        field = chance.sample(part.field, len(part.field))
+        for contender, run in one_round(world, field, part, loads, stored, chance):
+            times[contender.name].append(ns_of(run, contender, loads[contender.load]))
             progress.advance(bar)
     shutil.rmtree(stored, ignore_errors=True)
     for load in loads.values():
         kafka.delete_topic(load.topic)
     return times
+
+
+def one_round(
+    world: World,
+    field: Sequence[Contender],
+    part: Part,
+    loads: Mapping[tuple[float, int], Load],
+    stored: Path,
+    chance: random.Random,
+) -> Iterator[tuple[Contender, Run]]:
+    """Every contender's run, in the order of the field."""
+    if not part.in_turns:
+        for each in field:
+            yield each, run_apart(job_of(world, each, loads[each.load], stored))
+        return
+    with ExitStack() as stack:
+        jobs = {
+            each.name: job_of(own(world, each, stack), each, loads[each.load], stored)
+            for each in field
+        }
+        runs = in_turns(jobs, chance)
+    for each in field:
+        yield each, runs[each.name]
+
+
+def own(world: World, contender: Contender, stack: ExitStack) -> World:
+    """Where its state lies for one round, apart from that of those beside it.
+
+    A server that was filled, flushed and filled again is another one: its memory is in pieces, and
+    the third round of a run took 3.2 us a message in place of 2.0.
+    """
+    home = world.home / contender.name
+    home.mkdir(exist_ok=True)
+    if contender.store not in VALKEY:
+        return replace(world, home=home)
+    valkey = stack.enter_context(ValkeyServer.start(config=VALKEY_CONFIG))
+    return replace(world, home=home, valkey=valkey.url)
 
 
 def prepared(

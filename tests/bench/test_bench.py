@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
+import signal
+import time
 import uuid
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 import benchmarks.throughput as bench
+from benchmarks import turns
+from benchmarks.contenders import TURN
 from benchmarks.job import Contender, Job, Run
 from benchmarks.loads import (
     CHUNK,
@@ -25,6 +32,7 @@ from benchmarks.loads import (
 )
 from benchmarks.parts import BARE, LIVE, REDIS, REDIS_LOCAL_INDEX, ROCKSDB, SYNC, Part
 from benchmarks.stored import fill, linked_copy, once_on
+from effectonce.cli.bench_reading import Stopwatch, Turns
 from effectonce.model import NO_ID, Partition
 from effectonce.testing.plugin import TopicFactory
 from effectonce.testing.servers import KafkaServer, ValkeyServer
@@ -167,7 +175,7 @@ TINY = {
     "nothing new": Part("tiny", "", (BARE, ROCKSDB[1]), repeats=100, stored=STORED),
     "near": Part("tiny", "", (ROCKSDB[1],), reach="near", stored=STORED),
     "far": Part("tiny", "", (ROCKSDB[1],), reach="far", stored=STORED),
-    "live": Part("tiny", "", LIVE, stored=STORED),
+    "live": Part("tiny", "live", LIVE, stored=STORED),
     "values": Part("tiny", "", (BARE, ROCKSDB[1]), value_bytes=10_000, stored=STORED),
     "sync": Part("tiny", "", SYNC[1:2], stored=STORED),
 }
@@ -187,6 +195,64 @@ def test_on_a_real_broker_each_run_is_exact_and_timed(
     assert load.messages == MESSAGES
     produce(kafka_server.bootstrap, load, ids, deliveries(load, STORED, seed=5))
     fill(str(tmp_path / load.topic), load.topic, ids[:STORED], part.value_bytes)
-    for contender in part.field:
-        ns = bench.measure(world, contender, load, tmp_path / load.topic)
-        assert 50 < ns < 3_000_000, contender
+    round_of = bench.one_round(
+        world, part.field, part, {(1.0, 0): load}, tmp_path / load.topic, random.Random(5)
+    )
+    for contender, run in round_of:
+        assert 50 < bench.ns_of(run, contender, load) < 3_000_000, contender
+
+
+def test_a_pause_between_two_turns_is_not_in_the_time_or_who_waits_longer_would_be_slower() -> None:
+    watch, waited = Stopwatch(), list[int]()
+
+    def wait() -> None:
+        waited.append(done)
+        began = time.perf_counter()
+        while time.perf_counter() - began < 0.05:
+            pass
+
+    pace, done = Turns(100, wait, settle=waited.clear), 0
+    for done in range(0, 250, 10):
+        pace.take(done, watch)
+        watch.start()
+        watch.stop()
+    assert waited == [200], "settled, and waited, before each hundred"
+    assert 0 < watch.seconds < 0.05
+    assert 0 < watch.cpu_seconds < 0.05
+
+
+def test_whose_turn_it_is_not_stands_still_or_it_would_work_in_anothers_time() -> None:
+    world, order = list[str](), random.Random(3)
+
+    class Told:
+        """A contender that needs three turns."""
+
+        def __init__(self, name: str) -> None:
+            self.name, self.left = name, 3
+            self.process = self
+
+        def send_signal(self, number: int) -> None:
+            world.append(f"{self.name} {signal.Signals(number).name}")
+
+        def say(self, line: str) -> None:
+            self.left -= 1
+
+        def line(self) -> str:
+            world.append(f"{self.name} runs")
+            return TURN if self.left else json.dumps(asdict(Run(30, 1.0, 27)))
+
+    @contextmanager
+    def child(module: str, job: Mapping[str, object]) -> Iterator[Told]:
+        assert job["turn"] == 3, "of 30 messages a twelfth, rounded up"
+        yield Told(str(job["topic"]))
+
+    jobs = {name: Job("bare", "nowhere:1", name, 30) for name in ("a", "b")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(turns, "child", child)
+        runs = turns.in_turns(jobs, order)
+    assert runs == dict.fromkeys(jobs, Run(30, 1.0, 27))
+    assert world[:4] == ["a runs", "a SIGSTOP", "b runs", "b SIGSTOP"]
+    for began, ran, ended in zip(*[iter(world[4:])] * 3, strict=True):
+        assert {began[1:], ran[1:], ended[1:]} == {" SIGCONT", " runs", " SIGSTOP"}
+        assert began[0] == ran[0] == ended[0]
+    assert len(world) == 4 + 2 * 3 * 3

@@ -142,19 +142,51 @@ class Measured:
 
 
 class Stopwatch:
-    """Runs from the first `start` to the last `stop`."""
+    """Runs from the first `start` to the last `stop`, pauses left out."""
 
     def __init__(self) -> None:
         self._began: tuple[float, float] | None = None
+        self._before = (0.0, 0.0)
         self.seconds = self.cpu_seconds = 0.0
 
     def start(self) -> None:
         self._began = self._began or (time.perf_counter(), time.thread_time())
 
     def stop(self) -> None:
-        assert self._began is not None
-        self.seconds = time.perf_counter() - self._began[0]
-        self.cpu_seconds = time.thread_time() - self._began[1]
+        if self._began is not None:
+            self.seconds = self._before[0] + time.perf_counter() - self._began[0]
+            self.cpu_seconds = self._before[1] + time.thread_time() - self._began[1]
+
+    def pause(self) -> None:
+        """Until the next `start`; up to now it counts."""
+        self.stop()
+        self._began, self._before = None, (self.seconds, self.cpu_seconds)
+
+
+class Turns:
+    """A run that waits, its clock paused, before every so many `messages`.
+
+    settle: called in the clock's time, so that nothing is left to be done in the pause.
+    """
+
+    def __init__(
+        self, messages: int, wait: Callable[[], object], settle: Callable[[], object] | None = None
+    ) -> None:
+        self._messages, self._wait, self._settle = messages, wait, settle
+        self._due = 0
+
+    def take(self, done: int, watch: Stopwatch) -> None:
+        """Wait if it is time."""
+        if done >= self._due:
+            if self._settle is not None:
+                self._settle()
+            watch.pause()
+            self._due = done + self._messages
+            self._wait()
+
+
+AT_ONCE: Final = Turns(1 << 62, lambda: None)
+"""Nobody is measured beside it."""
 
 
 class FetchedAhead:
@@ -228,6 +260,7 @@ def by_hand(
     *,
     batch: int,
     live: bool = False,
+    turns: Turns = AT_ONCE,
 ) -> Measured:
     """Consume the sample's `records`; the batches go to what `handle_with` makes."""
     ahead = FetchedAhead(sample, live=live)
@@ -249,8 +282,9 @@ def by_hand(
     handled = handle(early)
     left = timed = records - len(early)
     watch, quiet = Stopwatch(), 0.0
-    watch.start()
     while left > 0:
+        turns.take(timed - left, watch)
+        watch.start()
         # it waits the whole second unless as many arrive as were asked for
         wanted = min(batch, left)
         messages = consumer.consume(wanted, 1.0)
@@ -287,8 +321,16 @@ def _too_quiet(sample: Sample) -> BrokerError:
 class TimedClient(ConfluentClient):
     """The real client, timed from the first fetch of a full queue until all of it is settled."""
 
-    def __init__(self, config: Mapping[str, Any], sample: Sample, *, live: bool = False) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        sample: Sample,
+        *,
+        live: bool = False,
+        turns: Turns = AT_ONCE,
+    ) -> None:
         self._ahead = FetchedAhead(sample, live=live)
+        self._turns = turns
         self._took_some = False
         self.watch = Stopwatch()
         self.timed = 0
@@ -300,8 +342,9 @@ class TimedClient(ConfluentClient):
             if early:
                 self._ahead.look()
             return early
-        self.watch.start()
         self.settled()
+        self._turns.take(self.timed, self.watch)
+        self.watch.start()
         fetched = super().fetch(limit, timeout_seconds)
         self._took_some = bool(fetched)
         self.timed += sum(map(len, fetched))
