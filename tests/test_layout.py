@@ -40,7 +40,7 @@ LAYOUT = (
     ("in_lanes",),
     ("owned",),
     ("handlers", "handlers_aio", "words", "settings", "settings_aio", "signals"),
-    ("waiting", "width"),
+    ("asking", "waiting", "width"),
     ("arguments", "desk", "workers"),
     ("lane_desk",),
     ("kafka", "keeper", "begin"),

@@ -159,7 +159,7 @@ class Assignment:
     async def ready(self, first: Owned | None = None) -> Owned | None:
         """A partition with records to decide; a commit without an answer goes first."""
         now = self._clock.monotonic()
-        for owned in sorted(self.partitions(), key=lambda owned: owned is not first):
+        for owned in waiting.in_turn(self.partitions(), first):
             await self._resend(owned, now)
             if waiting.may_go_on(owned, now) and owned.held:
                 return owned

@@ -42,6 +42,7 @@ from effectonce.owned import Health, Owned, Pool, Stage, Task, health_of
 from effectonce.ports import Client, Clock, Keeper
 from effectonce.settings import config_problems, once_problems, topic_problems
 from effectonce.signals import on_sigint, on_sigterm
+from effectonce.waiting import following
 from effectonce.words import no_broker, no_topics
 from effectonce.workers import PoolNow, Workers
 
@@ -339,9 +340,17 @@ class OnceConsumer:
         if ready is not None and ours.desk.ask(ready):
             now(ours.fetch_behind, ready, self._limit)
             ready = now(ours.ready, ready)
-        task = now(ours.desk.decide, ready, ready.held.popleft()) if ready is not None else None
+        task = self._decide(ready) if ready is not None else None
         self._in_turn = task is not None
         return task
+
+    def _decide(self, ready: Owned) -> Task | None:
+        """The store is asked for the records behind before it is waited for (asking.py)."""
+        ours, records = self._assignment, ready.held.popleft()
+        behind = following(ours.partitions(), ready, self._clock.monotonic())
+        if behind is not None:
+            ours.desk.ask(behind)
+        return now(ours.desk.decide, ready, records)
 
     def _take_back(self) -> None:
         """Whatever was broken off (Ctrl-C), the client is the caller's and nothing runs."""

@@ -21,7 +21,6 @@ from effectonce.core.plan import Columns, Decisions, Plan
 from effectonce.core.rival import NOT_KNOWN, RIVALS
 from effectonce.core.settle import FIRST_SERIAL, SERIAL_BITS, resolved_rows
 from effectonce.core.stretch import Settlement
-from effectonce.errors import StoreError
 from effectonce.event import Work
 from effectonce.identity import Identified
 from effectonce.in_lanes import InLanes
@@ -104,17 +103,6 @@ class Unsent:
     """It is on its way for the first time, and this brings the answer."""
     settlement: Settlement | None = None
     """What it settles of the partition's lanes."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Asked:
-    """Records about to be decided."""
-
-    records: Records
-    identified: Identified
-    columns: Columns
-    receipt: Callable[[], Awaitable[Known | StoreError]] | None = None
-    """They are being looked up, and this brings the answer."""
 
 
 @dataclass(slots=True, eq=False)

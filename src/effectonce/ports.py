@@ -216,8 +216,9 @@ class SendsAhead(Protocol):
     def ask(self, query: Query) -> Callable[[], Known | StoreError] | None:
         """Send a look-up, and return what waits for its answer; None: here that saves nothing.
 
-        It sees what was sent before it. What is returned is called at most once, and before any
-        other call of that consumer's but the ends of `send`.
+        It sees what has been sent by the time that its answer is taken, before it or behind; of
+        others, what there was when it was sent. What is returned is called at most once, before
+        any other call of that consumer's but `send`, its ends, and `ask` for what comes next.
         """
         ...
 

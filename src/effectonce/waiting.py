@@ -59,6 +59,16 @@ def may_go_on(owned: Owned, now: float) -> bool:
     return owned.stage is Stage.RUNNING and not owned.unanswered and owned.due <= now
 
 
+def in_turn(partitions: Iterable[Owned], first: Owned | None) -> list[Owned]:
+    """All of them, in the order in which they are seen to."""
+    return sorted(partitions, key=lambda owned: owned is not first)
+
+
+def following(partitions: Iterable[Owned], first: Owned, now: float) -> Owned | None:
+    """Whose records are decided next, as it looks now."""
+    return next((o for o in in_turn(partitions, first) if o.held and may_go_on(o, now)), None)
+
+
 def owes(owned: Owned) -> bool:
     """Something of what was fetched waits here, or is to come again."""
     if owned.stage is not Stage.RUNNING or owned.held or owned.unsent is not None:

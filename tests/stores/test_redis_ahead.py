@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from redis import Redis
 
@@ -29,6 +30,7 @@ from effectonce.stores import redis, redis_ahead
 from effectonce.stores.memory import MemoryStore
 from effectonce.stores.redis import RedisStore
 from effectonce.stores.redis_scripts import COMMIT, LOOKUP
+from effectonce.stores.redis_sent import MOST_QUESTIONS
 from effectonce.testing.owner import OTHER, Owner, key_bytes, keys_of, next_generation
 from effectonce.testing.servers import ValkeyServer
 from tests.unit.test_interrupts import Tracer, traced
@@ -424,3 +426,136 @@ def test_a_closed_store_gives_its_connection_back(owner: Owner, server: ValkeySe
     with Redis.from_url(server.url) as admin:
         ours = [c for c in admin.client_list() if c["name"] == "effectonce"]
     assert ours == []
+
+
+# -- look-ups that commits have overtaken ----------------------------------------------------------
+
+
+def test_a_look_up_knows_what_was_sent_behind_it_or_the_next_batch_would_run_its_copies(
+    owner: Owner,
+) -> None:
+    assert looked_up(owner, 0) == [True]
+    answer = asked(owner, 0, 1, 2, 3)
+    _, applied = sent(owner, 1, 2)
+    found = answer()
+    assert seen(found) == [True, True, True, False]
+    assert applied() == Applied()
+    (alone,) = owner.store.lookup([Query(owner.at, keys_of(0, 1, 2, 3), 0)])
+    assert isinstance(found, Known)
+    assert isinstance(alone, Known)
+    assert found.fingerprints.tolist() == alone.fingerprints.tolist()
+    assert found.as_of == alone.as_of, "else the commit looks at all of its keys again"
+
+
+def test_two_look_ups_and_the_commits_between_them_are_in_order(owner: Owner) -> None:
+    assert looked_up(owner, 0) == [True]
+    receipts = []
+    answer = asked(owner, 0, 10, 11)
+    for number in range(10, 60):
+        _, applied = sent(owner, number)
+        behind = asked(owner, number - 1, number, number + 1, number + 2)
+        assert seen(answer())[-2:] == [True, False], number
+        answer = behind
+        receipts.append(applied)
+    assert seen(answer()) == [True, True, False, False]
+    assert {receipt() for receipt in receipts} == {Applied()}
+
+
+def test_a_look_up_that_others_have_overtaken_too_is_as_of_before_or_a_copy_would_run_twice(
+    server: ValkeyServer, owner: Owner
+) -> None:
+    elsewhere = RedisStore(server.url)
+    other = Owner.open(elsewhere, OTHER)
+    assert looked_up(owner, 0) == [True]
+    answer = asked(owner, 1, 2, 3)
+    assert is_answered(owner)
+    assert other.commit([3]) == Applied()
+    _, applied = sent(owner, 1)
+    found = answer()
+    assert seen(found) == [True, False, False]
+    assert applied() == Applied()
+    assert isinstance(found, Known)
+    again = replace(owner.prepared([3], on_existing=REFUSE), as_of=found.as_of)
+    assert owner.send(again) == Conflict((0,))
+    elsewhere.close()
+
+
+def test_the_first_marker_stays_for_a_look_up_too_whoever_sent_the_second(
+    server: ValkeyServer, owner: Owner
+) -> None:
+    """Its fingerprint is another one: the copy is a conflict, not a repeat."""
+    elsewhere = RedisStore(server.url)
+    other = Owner.open(elsewhere, OTHER)
+    assert looked_up(owner, 0) == [True]
+    answer = asked(owner, 1)
+    assert is_answered(owner)
+    theirs = other.prepared([1])
+    assert theirs.markers is not None
+    first = replace(theirs.markers, fingerprints=theirs.markers.fingerprints + np.uint32(1))
+    assert other.send(replace(theirs, markers=first)) == Applied()
+    _, applied = sent(owner, 1)
+    found = answer()
+    assert applied() == Applied(existing=1)
+    assert isinstance(found, Known)
+    assert found.fingerprints.tolist() == first.fingerprints.tolist()
+    elsewhere.close()
+
+
+@pytest.mark.parametrize("how", ["ordinary", "came again", "refused"])
+def test_a_look_up_behind_which_something_else_happened_is_asked_again(
+    server: ValkeyServer, owner: Owner, how: str
+) -> None:
+    other = Owner.open(owner.store, OTHER)
+    assert looked_up(owner, 0) == [True]
+    answer = asked(owner, 0, 1, 2)
+    if how == "ordinary":
+        assert other.commit([1]) == Applied()
+    elif how == "came again":
+        with Redis.from_url(server.url) as admin:
+            admin.script_flush()
+            _, applied = sent(owner, 1)
+            assert is_answered(owner)
+        assert applied() == Applied()
+    else:
+        before = owner.position
+        _, applied = sent(owner, 0, on_existing=REFUSE)
+        owner.position = before
+        assert applied() == Conflict((0,))
+    assert seen(answer()) == [True, how != "refused", False]
+
+
+def test_more_look_ups_than_are_followed_are_right_all_the_same(owner: Owner) -> None:
+    assert looked_up(owner, 0) == [True]
+    answers = [asked(owner, 0, 1, 2) for _ in range(MOST_QUESTIONS + 3)]
+    _, applied = sent(owner, 1)
+    assert [seen(answer()) for answer in answers] == [[True, True, False]] * len(answers)
+    assert applied() == Applied()
+
+
+def test_what_is_marked_in_another_partition_of_its_own_says_nothing_of_this_one(
+    server: ValkeyServer,
+) -> None:
+    store = RedisStore(server.url, layout="partition")
+    owner, other = Owner.open(store), Owner.open(store, OTHER)
+    assert owner.commit([0]) == other.commit([0]) == Applied()
+    assert looked_up(owner, 0) == looked_up(other, 0) == [True]
+    answer = asked(owner, 0, 1)
+    _, applied = sent(other, 1)
+    assert seen(answer()) == [True, False]
+    assert applied() == Applied()
+    store.close()
+
+
+def test_a_server_that_dies_between_a_look_up_and_the_commit_behind_it_is_asked_again(
+    server: ValkeyServer, owner: Owner
+) -> None:
+    assert looked_up(owner, 0) == [True]
+    answer = asked(owner, 0, 1)
+    commit, applied = sent(owner, 1)
+    server.kill()
+    found, result = answer(), applied()
+    assert isinstance(found, StoreUnavailable) or seen(found) == [True, result == Applied()]
+    server.restart()
+    if result != Applied():
+        assert type(owner.send(commit)).__name__ in ("Applied", "Already")
+    assert seen(asked(owner, 0, 1, 2)()) == [True, True, False]

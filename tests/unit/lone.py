@@ -37,6 +37,7 @@ from effectonce.ports import (
     Store,
     TopicPartition,
 )
+from effectonce.stores.commits import behind
 from effectonce.stores.memory import MemoryStore
 
 TOPIC = "orders"
@@ -81,15 +82,18 @@ class StoreWithBackup(MemoryStore):
 class FarStore(MemoryStore):
     """A commit arrives when something comes behind it on the way, as late as it may.
 
-    What is asked is answered as early as it may: it knows of nothing that is sent behind it.
+    What is asked is answered as early as it may, and then told what was sent behind it.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._on_its_way: list[Callable[[], CommitResult]] = []
+        self._questions: list[list[Commit]] = []
 
     def send(self, commit: Commit) -> Callable[[], CommitResult]:
         results: list[CommitResult] = []
+        for question in self._questions:
+            question.append(commit)
 
         def arrive() -> CommitResult:
             if not results:
@@ -101,7 +105,17 @@ class FarStore(MemoryStore):
 
     def ask(self, query: Query) -> Callable[[], Known | StoreError]:
         (answer,) = self.lookup([query])
-        return lambda: answer
+        sent: list[Commit] = []
+        self._questions.append(sent)
+
+        def take() -> Known | StoreError:
+            found = answer
+            for commit in sent:
+                if isinstance(found, Known):
+                    found = behind(found, query.keys, commit.markers)
+            return found
+
+        return take
 
     def lookup(self, queries: Sequence[Query]) -> list[Known | StoreError]:
         while self._on_its_way:

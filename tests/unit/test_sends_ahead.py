@@ -8,13 +8,16 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import cast
 
+import numpy as np
 import pytest
 
 import effectonce as eo
+from effectonce.asking import FRESH_SECONDS
 from effectonce.assignment import Assignment
 from effectonce.core.start import read_witness
 from effectonce.desk import Desk
 from effectonce.errors import StoreError, StoreUnavailable
+from effectonce.identity import Identity
 from effectonce.keeper import SystemClock
 from effectonce.model import (
     NO_ID,
@@ -23,6 +26,7 @@ from effectonce.model import (
     CommitResult,
     Ending,
     Known,
+    Markers,
     Opened,
     Partition,
     Position,
@@ -32,6 +36,7 @@ from effectonce.model import (
 from effectonce.now import OursNow, now, store_now
 from effectonce.owned import Owned, Stage
 from effectonce.ports import Records
+from effectonce.testing.owner import Owner
 from tests.unit.lone import (
     HOME,
     IDS,
@@ -181,9 +186,55 @@ def test_records_are_fetched_while_the_last_are_looked_up_or_a_batch_waits_for_t
     assert effects_in(store) == IDS
     begun = store.log.index("fetch 2")
     assert store.log[begun : begun + 9] == [
-        *("fetch 2", "ask", "fetch 2", "answer", "ask", "fetch 1", "answer"),
-        *("ask", "fetch 0"),
+        *("fetch 2", "ask", "fetch 2", "ask", "answer"),
+        *("fetch 1", "ask", "answer", "fetch 0"),
     ]
+
+
+def test_what_is_marked_on_the_ordinary_way_behind_a_look_up_is_not_called_new() -> None:
+    """The copy is asked for before the first is marked, with a commit that cannot be sent ahead."""
+    store, failed = FarStore(), list[str]()
+
+    def handler(event: eo.Event) -> None:
+        if event.id == IDS[1] and not failed:
+            failed.append(event.id)
+            raise ValueError("once")
+        ran.append(event.id)
+
+    ran: list[str] = []
+    log = Log(dict(enumerate((IDS[0], IDS[1], IDS[0], IDS[2]))))
+    with consumer_of(LogClient(log), store, effects=REPEAT) as consumer:
+        consumer.run(handler, until=eo.END)
+    assert failed
+    assert ran == IDS[:3]
+
+
+@pytest.mark.parametrize("seconds", [0.001, 1.0], ids=["quick", "slow"])
+def test_behind_a_slow_handler_it_is_asked_again_or_what_others_did_meanwhile_would_run_again(
+    seconds: float,
+) -> None:
+    store, clock, ran = FarStore(), Handmade(), list[str]()
+    log = Log(dict(enumerate(IDS[:4])))
+    client = LogClient(log)
+    client.clock = clock
+
+    def handler(event: eo.Event) -> None:
+        if event.id == IDS[0]:
+            clock.now += seconds
+            mark_elsewhere(store, IDS[2])
+        ran.append(event.id)
+
+    with consumer_of(client, store, effects=REPEAT) as consumer:
+        consumer.run(handler, until=eo.END)
+    assert ran == ([IDS[0], IDS[1], IDS[3]] if seconds > FRESH_SECONDS else IDS[:4])
+
+
+def mark_elsewhere(store: FarStore, event_id: str) -> None:
+    """Another member has just done a copy, in its own partition."""
+    owner = Owner.open(store, Partition("billing", "billing", TOPIC, 1))
+    found = Identity(eo.header("event-id")).identify(SomeRecords([(0, event_id)]))
+    markers = Markers(found.keys, found.fingerprints, np.zeros(1, np.int64))
+    assert store.commit([replace(owner.prepared([1]), markers=markers)]) == [Applied()]
 
 
 class RevokedBehind(LogClient):

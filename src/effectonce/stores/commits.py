@@ -12,12 +12,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final
 
+import numpy as np
+
+from effectonce.core.plan import may_repeat_inside
 from effectonce.model import (
     NO_ID,
     Already,
     Commit,
+    Keys,
+    Known,
     Markers,
     Mask,
     OnExisting,
@@ -75,6 +81,25 @@ def select(markers: Markers, mask: Mask) -> Markers:
         if outcomes
         else {},
     )
+
+
+def behind(known: Known, keys: Keys, markers: Markers | None) -> Known:
+    """What a look-up of `keys` would have found, had it come behind the commit of these markers.
+
+    None of them was marked before it.
+    """
+    if markers is None or not may_repeat_inside(np.concatenate((keys, markers.keys))):
+        return known
+    marked = dict(zip(_split(markers.keys), markers.fingerprints.tolist(), strict=True))
+    now = {row: marked[key] for row, key in enumerate(_split(keys)) if key in marked}
+    seen, fingerprints = known.seen.copy(), known.fingerprints.copy()
+    seen[list(now)], fingerprints[list(now)] = True, list(now.values())
+    return replace(known, seen=seen, fingerprints=fingerprints)
+
+
+def _split(keys: Keys) -> list[bytes]:
+    raw = keys.tobytes()
+    return [raw[at : at + 16] for at in range(0, len(raw), 16)]
 
 
 def status_of(outcome: Outcome | None) -> Status:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from threading import Lock
 from typing import Any
@@ -35,7 +35,7 @@ from effectonce.model import (
 )
 from effectonce.ports import Durability, Traits
 from effectonce.stores.commits import are_facts
-from effectonce.stores.redis_ahead import Ahead, Answer
+from effectonce.stores.redis_ahead import Ahead
 from effectonce.stores.redis_checks import RIGHTS, ask, explained, problems_of, try_scripts
 from effectonce.stores.redis_commit import (
     Call,
@@ -71,6 +71,7 @@ from effectonce.stores.redis_scripts import (
     OPEN,
     Script,
 )
+from effectonce.stores.redis_sent import MOST_QUESTIONS, Question, Sent
 from effectonce.stores.redis_shared import (
     ATTEMPTS,
     CHECK_SECONDS,
@@ -100,21 +101,6 @@ from effectonce.stores.redis_wait import (
     markers_of_commit,
     row_of_commit,
 )
-
-
-@dataclass(slots=True, eq=False)
-class Sent:
-    """A commit that was sent ahead."""
-
-    commit: Commit
-    space: Space
-    answer: Answer
-    mark: bytes
-    image: Image | None = None
-    """Taken for it, where there is a local index."""
-    result: CommitResult | None = None
-    late: bool = False
-    """It came again, alone: what had left behind it may have run before."""
 
 
 class RedisStore:
@@ -153,6 +139,7 @@ class RedisStore:
         self._ahead = Ahead()
         self._sent: set[Sent] = set()
         """The commits that are on their way, one a consumer, until they are asked for."""
+        self._questions: list[Question] = []
         self._id: bytes | None = None
         self._owned: dict[Partition, Ownership] = {}
         self._generations: dict[str, bytes] = {}
@@ -244,6 +231,9 @@ class RedisStore:
         call = commit_call(space, commit, generations, ours, mark)
         sent = Sent(commit, space, self._ahead.send(client, self._commit_script, call), mark)
         self._sent.add(sent)
+        with self._lock:
+            for question in self._questions:
+                question.behind.append(sent)
         self._follow(commit, ours, commit.position.commit_id)
         sent.image = self._local.expect(image, commit)  # cut off in there, it would not be exact
         return partial(self._answer_to, sent)
@@ -262,7 +252,11 @@ class RedisStore:
         except StoreError:  # what is damaged is told on the ordinary way
             return None
         answer = self._ahead.send_together(client, LOOKUP, call, packed)
-        return partial(self._told, query, list(self._sent), answer)
+        question = Question(query, space, answer, in_front=list(self._sent))
+        with self._lock:
+            self._void(self._questions[: 1 - MOST_QUESTIONS])
+            self._questions = [*self._questions[1 - MOST_QUESTIONS :], question]
+        return partial(self._told, question)
 
     def find(self, at: Partition, key: bytes) -> Marker | None:
         return find(self._link, self._space(at), key)
@@ -332,16 +326,24 @@ class RedisStore:
         owned = self._owned.get(at)
         return owned.whole_fence if owned else b""
 
-    def _told(self, query: Query, sent: Sequence[Sent], answer: Answer) -> Known | StoreError:
-        """It is asked again where it failed, or a commit in front of it did.
+    def _told(self, question: Question) -> Known | StoreError:
+        """It is asked again where it failed, or a commit was not where it was taken to be."""
+        for sent in question.in_front:
+            self._answer_to(sent)
+        found = self._ahead.read(question.answer)
+        known = found_in(question.query, found) if found else None
+        for sent in question.behind:
+            self._answer_to(sent)
+            known = question.after(known, sent)
+        with self._lock:
+            self._questions = [each for each in self._questions if each is not question]
+        known = None if question.void else known
+        return self._look_around() or known or self._ask_alone(question.query)
 
-        What that one marks, once it comes again, would be called new.
-        """
-        for each in sent:
-            self._answer_to(each)
-        found = self._ahead.read(answer)
-        known = found_in(query, found) if found and not any(each.late for each in sent) else None
-        return self._look_around() or known or self._ask_alone(query)
+    @staticmethod
+    def _void(questions: Sequence[Question]) -> None:
+        for question in questions:
+            question.void = True
 
     def _answer_to(self, sent: Sent) -> CommitResult:
         """What a commit that was sent ahead was answered; on the ordinary way if it was not."""
@@ -355,10 +357,9 @@ class RedisStore:
     def _answered(self, sent: Sent) -> CommitResult:
         commit, found = sent.commit, self._ahead.read(sent.answer)
         if found is None or found[0] in (b"generations", b"marked"):
-            sent.late = True
             self._follow(commit, owned_in(commit, self._owned), commit.follows)
             return self._commit(commit, None)
-        answered = self._result_of(commit, sent.space, found)
+        sent.found, answered = found, self._result_of(commit, sent.space, found)
         ours = owned_in(commit, self._owned)
         self._local.follow(sent.image, commit, ours, sent.mark, found)
         if not isinstance(answered, Applied | Already):
@@ -366,6 +367,7 @@ class RedisStore:
         return answered
 
     def _commit(self, commit: Commit, image: Image | None) -> CommitResult:
+        self._void(self._questions)  # what it marks, they would call new
         space = self._space(commit.at)
         ours = owned_in(commit, self._owned)
         mark = os.urandom(MARK_BYTES)

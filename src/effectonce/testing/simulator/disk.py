@@ -36,7 +36,7 @@ from effectonce.model import (
     Unknown,
 )
 from effectonce.ports import Durability, Reach, Traits
-from effectonce.stores.commits import are_facts, generation_of, judge
+from effectonce.stores.commits import are_facts, behind, generation_of, judge
 from effectonce.stores.overlay import KeyValueTransaction, Row
 
 Mark = tuple[int, int]
@@ -240,7 +240,16 @@ class SimStore:
 
 
 class SimSharedStore(SimStore):
-    """It is on the other side of a wire, so its answers can be waited for later."""
+    """It is on the other side of a wire, so its answers can be waited for later.
+
+    A look-up is answered at the moment that it is sent. What leaves behind it and is applied before
+    the answer is taken, is added to it as the real stores do; behind all else it is sent again.
+    """
+
+    def __init__(self, process: Any, disk: Disk) -> None:
+        super().__init__(process, disk)
+        self._questions: list[list[tuple[Commit, CommitResult]]] = []
+        """Of each look-up without an answer, what was sent behind it."""
 
     def send(self, commit: Commit) -> Callable[[], CommitResult]:
         (result,) = self.commit([commit])
@@ -251,14 +260,37 @@ class SimSharedStore(SimStore):
 
         return receipt
 
+    def commit(self, commits: Sequence[Commit]) -> list[CommitResult]:
+        results = super().commit(commits)
+        for question in self._questions:
+            question.extend(zip(commits, results, strict=True))
+        return results
+
     def ask(self, query: Query) -> Callable[[], Known | StoreError]:
         (answer,) = self.lookup([query])
+        sent: list[tuple[Commit, CommitResult]] = []
+        self._questions.append(sent)
 
         def receipt() -> Known | StoreError:
             self._process.enter("store.answer")
-            return answer
+            self._questions = [each for each in self._questions if each is not sent]
+            return self._told(query, answer, sent)
 
         return receipt
+
+    def _told(
+        self,
+        query: Query,
+        answer: Known | StoreError,
+        sent: Sequence[tuple[Commit, CommitResult]],
+    ) -> Known | StoreError:
+        for commit, result in sent:
+            if self._disk.reach is Reach.KEYED and commit.at != query.at:
+                continue
+            if isinstance(answer, StoreError) or result != Applied():
+                return self.lookup([query])[0]
+            answer = behind(answer, query.keys, commit.markers)
+        return answer
 
 
 def store_of(process: Any, disk: Disk) -> SimStore:

@@ -342,6 +342,12 @@ MUTANTS: Final = (
     Mutant("a locked store is not asked again", swap(Beginner, "_open", nothing)),
     Mutant("the next records go before the answer", swap(Desk, "_goes_on", _always), reach=_R),
     Mutant("the next effects go before it", swap(Desk, "_goes_on", _always), mode=_S, reach=_R),
+    Mutant(
+        "a look-up knows nothing of what left behind it",
+        swap(disk, "behind", lambda real: lambda known, keys, markers: known),
+        mode=_S,
+        reach=_R,
+    ),
     Mutant("any answer is a yes", swap(SimSharedStore, "send", _always_yes), mode=_S, reach=_R),
     *MUTANTS_OF_LANES,
 )
