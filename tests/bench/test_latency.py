@@ -72,3 +72,16 @@ def test_a_stream_takes_as_long_as_its_pace_says(kafka_server: KafkaServer, tmp_
     assert time.monotonic() - began > 0.9
     assert run.reached <= 1.02
     assert run.sustained < 250
+
+
+def test_streams_side_by_side_are_apart_and_each_is_seen_or_one_would_wait_for_the_other(
+    kafka_server: KafkaServer, valkey_server: ValkeyServer, tmp_path: Path
+) -> None:
+    world = latency.World(kafka_server, valkey_server.url, tmp_path)
+    began = time.monotonic()
+    runs = latency.side_by_side(world, ("redis", "bare", "rocksdb"), 200.0, 100, seed=3)
+    assert time.monotonic() - began > 0.4
+    assert list(runs) == ["redis", "bare", "rocksdb"]
+    for run in runs.values():
+        assert 0 < run.quantiles["p50"] <= run.quantiles["p99"] < 10_000
+        assert 0 < run.reached <= 1.02
