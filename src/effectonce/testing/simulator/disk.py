@@ -179,15 +179,23 @@ class SimStore:
         return max((row.log_time_ms for at, row in rows if at.scope == scope), default=UNSET)
 
     def lookup(self, queries: Sequence[Query]) -> list[Known | StoreError]:
+        return [self.answer(query, *self.look(query)) for query in queries]
+
+    def look(self, query: Query) -> tuple[Known | StoreError, float]:
+        """What is found, and when."""
         fate = self._process.enter("store.lookup")
-        self._process.world.judge.asked(self._process.name)
+        now = self._process.world.schedule.now
         if fate.before or fate.after:
-            return [StoreUnavailable("simulated") for _ in queries]
-        if self._process.world.lanes is not None:
-            for query in queries:
-                asked_for = self._process.world.judge.asked_for
-                asked_for(self._process.name, query.at, split(query.keys))
-        return [self._disk.known(query.at, query.keys, query.run) for query in queries]
+            return StoreUnavailable("simulated"), now
+        return self._disk.known(query.at, query.keys, query.run), now
+
+    def answer(self, query: Query, found: Known | StoreError, when: float) -> Known | StoreError:
+        """It is told."""
+        if isinstance(found, Known):
+            world, name = self._process.world, self._process.name
+            in_lanes = world.lanes is not None
+            world.judge.asked_for(name, query.at, split(query.keys), when, in_lanes=in_lanes)
+        return found
 
     def commit(self, commits: Sequence[Commit]) -> list[CommitResult]:
         results: list[CommitResult] = []
@@ -267,30 +275,31 @@ class SimSharedStore(SimStore):
         return results
 
     def ask(self, query: Query) -> Callable[[], Known | StoreError]:
-        (answer,) = self.lookup([query])
+        found, when = self.look(query)
         sent: list[tuple[Commit, CommitResult]] = []
         self._questions.append(sent)
 
         def receipt() -> Known | StoreError:
             self._process.enter("store.answer")
             self._questions = [each for each in self._questions if each is not sent]
-            return self._told(query, answer, sent)
+            return self._told(query, found, when, sent)
 
         return receipt
 
     def _told(
         self,
         query: Query,
-        answer: Known | StoreError,
+        found: Known | StoreError,
+        when: float,
         sent: Sequence[tuple[Commit, CommitResult]],
     ) -> Known | StoreError:
         for commit, result in sent:
             if self._disk.reach is Reach.KEYED and commit.at != query.at:
                 continue
-            if isinstance(answer, StoreError) or result != Applied():
+            if isinstance(found, StoreError) or result != Applied():
                 return self.lookup([query])[0]
-            answer = behind(answer, query.keys, commit.markers)
-        return answer
+            found = behind(found, query.keys, commit.markers)
+        return self.answer(query, found, when)
 
 
 def store_of(process: Any, disk: Disk) -> SimStore:

@@ -129,10 +129,8 @@ class Judge:
     unheard: set[int] = field(default_factory=set)
     """Partitions whose store went back under their owner: what he noted there before, that he has
     begun, may be gone, and Kafka hears of him but once a second."""
-    looked: dict[str, float] = field(default_factory=dict)
-    """When each process last asked the store what it knows."""
     looked_for: dict[tuple[str, int, str], float] = field(default_factory=dict)
-    """The same of an event, in lanes, by the partition that its record came in."""
+    """When each process asked the store for an event, by the partition that its record came in."""
     errors: list[str] = field(default_factory=list)
     lanes: LaneJudge = field(init=False)
 
@@ -172,8 +170,7 @@ class Judge:
 
     def _excludes(self, effect: Effect, process: str, partition: int, name: str) -> bool:
         """Whether `process` could know of that effect: else two copies ran at the same time."""
-        looked = self.looked.get(process, 0.0)
-        looked = self.looked_for.get((process, partition, name), looked)
+        looked = self.looked_for.get((process, partition, name), 0.0)
         if effect.partition != partition and self.reach is not Reach.SHARED:
             return False
         if effect.partition == partition or effect.process == process:
@@ -183,18 +180,17 @@ class Judge:
             return effect.marked_by == process or not late
         return effect.marked_at is not None and effect.marked_at < looked
 
-    def asked(self, process: str) -> None:
-        """It looked into the store."""
-        self.looked[process] = self.schedule.now
+    def asked_for(
+        self, process: str, at: Partition, keys: Iterable[bytes], when: float, *, in_lanes: bool
+    ) -> None:
+        """It was told of these keys what the store knew `when` it asked.
 
-    def asked_for(self, process: str, at: Partition, keys: Iterable[bytes]) -> None:
-        """It was answered, for these keys: in lanes they run later than others it asked for.
-
-        The first time counts: a copy may be asked for again while the record waits for its lane.
+        In lanes the first time counts: a copy may be asked for again while the record waits.
         """
         for key in keys:
-            name = self.keys.get(key, "")
-            self.looked_for.setdefault((process, at.number, name), self.schedule.now)
+            place = (process, at.number, self.keys.get(key, ""))
+            if not (in_lanes and place in self.looked_for):
+                self.looked_for[place] = when
 
     def raised(self, process: str, name: str) -> None:
         """The handler of that event raised: if it had its effect, that is in doubt.
