@@ -195,11 +195,12 @@ def test_a_look_up_behind_a_commit_finds_what_a_script_finds_fingerprints_includ
     assert behind.as_of == alone.as_of
 
 
+@pytest.mark.parametrize("damaged", [b"short", b""], ids=["short", "empty"])
 def test_a_damaged_marker_is_told_by_a_look_up_behind_a_commit(
-    server: ValkeyServer, owner: Owner
+    server: ValkeyServer, owner: Owner, damaged: bytes
 ) -> None:
     with Redis.from_url(server.url) as admin:
-        admin.hset("effectonce:{payments}:markers:0:1", key_bytes(7), b"short")
+        admin.hset("effectonce:{payments}:markers:0:1", key_bytes(7), damaged)
     _, receipt = sent(owner, 1)
     answer = looked_up(owner, 7)
     assert isinstance(answer, StoreCorrupt)

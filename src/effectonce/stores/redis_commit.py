@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -122,11 +123,13 @@ def found_in(query: Query, answers: Sequence[Any]) -> Known | None:
     for values in hashes:
         if isinstance(values, Exception):
             return None
-        marked = [row for row, value in enumerate(values) if value is not None]
-        if any(len(values[row]) != MARKER_BYTES for row in marked):
+        rows, found = list(compress(range(len(values)), values)), list(filter(None, values))
+        # an empty one counts as damaged, not as none
+        if set(map(len, found)) - {MARKER_BYTES} or len(found) + values.count(None) != len(values):
             return None
-        seen[marked] = True
-        fingerprints[marked] = np.frombuffer(b"".join([values[row][:4] for row in marked]), ">u4")
+        seen[rows] = True
+        packed = np.frombuffer(b"".join(found), np.uint8).reshape(-1, MARKER_BYTES)
+        fingerprints[rows] = packed[:, :4].copy().view(">u4")[:, 0]
     return Known(seen, fingerprints, as_of=int.from_bytes(head[3], "big"))
 
 
