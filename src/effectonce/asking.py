@@ -61,13 +61,18 @@ class Asking:
         return sent
 
     def take(self, records: Records) -> Asked | None:
-        """What is known of them; without a receipt where it is none, or too old."""
+        """What was asked of them; it is asked only once."""
         asked = self.find(records)
-        if asked is None:
+        if asked is not None:
+            self._asked.remove(asked)
+        return asked
+
+    async def answer(self, asked: Asked) -> Known | StoreError | None:
+        """What the store knew of them; None: nobody asked, or by now it is too long ago."""
+        if asked.receipt is None:
             return None
-        self._asked.remove(asked)
-        is_fresh = self._clock.monotonic() - asked.at <= FRESH_SECONDS
-        return asked if is_fresh else replace(asked, receipt=None)
+        known = await asked.receipt()  # on a slow way it may be old only now
+        return known if self._clock.monotonic() - asked.at <= FRESH_SECONDS else None
 
     def forget(self) -> None:
         """A commit goes the ordinary way: what it marks would be called new."""

@@ -84,8 +84,8 @@ class Desk:
             owned.held.appendleft(records.part(1))
             records = records.part(0, 1)
         asked = self._asking.take(records) or Asked(records, *self.columns_of(owned, records))
-        identified, columns, receipt = asked.identified, asked.columns, asked.receipt
-        known = await (receipt() if receipt else self.look_up(owned, columns))
+        identified, columns = asked.identified, asked.columns
+        known = await self._asking.answer(asked) or await self.look_up(owned, columns)
         if not await self._goes_on(owned, records):
             return None
         if isinstance(known, StoreError):

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -560,3 +561,56 @@ def test_a_server_that_dies_between_a_look_up_and_the_commit_behind_it_is_asked_
     if result != Applied():
         assert type(owner.send(commit)).__name__ in ("Applied", "Already")
     assert seen(asked(owner, 0, 1, 2)()) == [True, True, False]
+
+
+def test_a_commit_that_another_thread_sends_again_alone_is_seen_or_its_copies_would_run_again(
+    server: ValkeyServer, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look-up leaves while that is under way: it is no longer to be called behind it."""
+    store = owner.store
+    assert isinstance(store, RedisStore)
+    other = Owner.open(store, OTHER)
+    assert looked_up(owner, 0) == [True]
+    with Redis.from_url(server.url) as admin:
+        admin.script_flush()
+        _, applied = sent(owner, 1)
+        assert is_answered(owner)
+        admin.script_load(LOOKUP.text)  # for another member
+    put, under_way, go_on = store._put, Event(), Event()
+
+    def slow_put(*given: Any) -> list[Any]:
+        under_way.set()
+        assert go_on.wait(10.0)
+        return put(*given)
+
+    monkeypatch.setattr(store, "_put", slow_put)
+    thread = Thread(target=looked_up, args=(other, 5))
+    thread.start()
+    assert under_way.wait(10.0)
+    answer = asked(owner, 1, 2)
+    assert is_answered(owner)
+    go_on.set()
+    thread.join()
+    assert seen(answer()) == [True, False]
+    assert applied() == Applied()
+
+
+def test_what_another_run_marks_behind_a_look_up_is_not_in_it(owner: Owner) -> None:
+    """That partition was reset with reprocess: what it marks anew is nothing to this one."""
+    other = Owner.open(owner.store, OTHER)
+    other.position = replace(other.position, run=1)
+    assert other.commit([5]) == Applied()
+    assert looked_up(owner, 0) == [True]
+    answer = asked(owner, 1, 2)
+    _, applied = sent(other, 1)
+    assert seen(answer()) == looked_up(owner, 1, 2) == [False, False]
+    assert applied() == Applied()
+
+
+def test_nothing_is_asked_ahead_where_commits_are_waited_for_or_each_would_be_asked_twice(
+    server: ValkeyServer,
+) -> None:
+    waits = RedisStore(server.url, durability="host", wait_aof=True)
+    query = Query(OTHER, keys_of(1), 0)
+    assert waits.ask(query) is None
+    waits.close()

@@ -239,9 +239,9 @@ class RedisStore:
         return partial(self._answer_to, sent)
 
     def ask(self, query: Query) -> Callable[[], Known | StoreError] | None:
-        """None over a client of the user's, in a Cluster, and where memory answers."""
+        """None where nothing is sent ahead, and where memory answers."""
         client = self._link.own_client()
-        if client is None or self._settings.is_local:
+        if client is None or self.wait or self._settings.is_local:
             return None
         space = self._space(query.at)
         generations = self._generations.get(space.tag, b"")
@@ -251,8 +251,9 @@ class RedisStore:
             packed = packed_lookups(space, query, generations)
         except StoreError:  # what is damaged is told on the ordinary way
             return None
+        in_front = list(self._sent)
         answer = self._ahead.send_together(client, LOOKUP, call, packed)
-        question = Question(query, space, answer, in_front=list(self._sent))
+        question = Question(query, space, answer, in_front)
         with self._lock:
             self._void(self._questions[: 1 - MOST_QUESTIONS])
             self._questions = [*self._questions[1 - MOST_QUESTIONS :], question]
@@ -331,7 +332,9 @@ class RedisStore:
         for sent in question.in_front:
             self._answer_to(sent)
         found = self._ahead.read(question.answer)
-        known = found_in(question.query, found) if found else None
+        # another consumer's thread may have sent one again, alone, before we were noted
+        in_order = all(sent.found is not None for sent in question.in_front)
+        known = found_in(question.query, found) if found and in_order else None
         for sent in question.behind:
             self._answer_to(sent)
             known = question.after(known, sent)

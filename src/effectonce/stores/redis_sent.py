@@ -7,7 +7,7 @@ true of an earlier moment, and these are what we ourselves have done since:
 | ------------------------------------------ | ------------------------------------------------- |
 | was applied, and none of its keys marked   | they are marked now; as of its mark, if nobody    |
 |                                            | else has marked in between                        |
-| of another TAG                             | it says nothing                                   |
+| of another TAG, or another run             | it says nothing                                   |
 | anything else, or it came again, alone     | the look-up is asked again                        |
 
 What others have done since is not in it, as in any look-up: their mark is another one, so the
@@ -62,6 +62,8 @@ class Question:
         """The answer once that commit behind it is answered; None: it is to be asked again."""
         if known is None or sent.space.tag != self.space.tag:
             return known
+        if sent.commit.position.run != self.query.run:
+            return known  # its mark is another one, so the commit looks for itself
         match sent.found:
             case [b"applied", 0, _, bytes(was)]:
                 later = behind(known, self.query.keys, markers := sent.commit.markers)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from effectonce.asking import FRESH_SECONDS
 from effectonce.errors import StoreError, StoreLocked, StoreUnavailable
 from effectonce.model import (
     UNSET,
@@ -280,9 +281,11 @@ class SimSharedStore(SimStore):
         self._questions.append(sent)
 
         def receipt() -> Known | StoreError:
+            taken = self._process.world.schedule.now
             self._process.enter("store.answer")
             self._questions = [each for each in self._questions if each is not sent]
-            return self._told(query, found, when, sent)
+            # believed longer than that, what others marked meanwhile would run again
+            return self._told(query, found, max(when, taken - FRESH_SECONDS), sent)
 
         return receipt
 
@@ -294,7 +297,8 @@ class SimSharedStore(SimStore):
         sent: Sequence[tuple[Commit, CommitResult]],
     ) -> Known | StoreError:
         for commit, result in sent:
-            if self._disk.reach is Reach.KEYED and commit.at != query.at:
+            elsewhere = self._disk.reach is Reach.KEYED and commit.at != query.at
+            if elsewhere or commit.position.run != query.run:
                 continue
             if isinstance(found, StoreError) or result != Applied():
                 return self.lookup([query])[0]
