@@ -55,8 +55,9 @@ class Asking:
     def ask(self, asked: Asked, run: int) -> Asked:
         """Have them looked up, and keep them until they are taken."""
         assert self.ahead is not None
+        now = self._clock.monotonic()  # before it leaves: a freeze may come just behind
         receipt = self.ahead.ask(Query(asked.columns.at, asked.columns.keys, run))
-        sent = replace(asked, receipt=receipt, at=self._clock.monotonic())
+        sent = replace(asked, receipt=receipt, at=now)
         self._asked.append(sent)
         return sent
 

@@ -111,7 +111,7 @@ class FarStore(MemoryStore):
         def take() -> Known | StoreError:
             found = answer
             for commit in sent:
-                if isinstance(found, Known):
+                if isinstance(found, Known) and commit.position.run == query.run:
                     found = behind(found, query.keys, commit.markers)
             return found
 

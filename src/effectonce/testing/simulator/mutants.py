@@ -348,6 +348,12 @@ MUTANTS: Final = (
         mode=_S,
         reach=_R,
     ),
+    Mutant(
+        "a look-up is believed however old it is",
+        swap(asking, "FRESH_SECONDS", lambda real: 1e9),
+        mode=_S,
+        reach=_R,
+    ),
     Mutant("any answer is a yes", swap(SimSharedStore, "send", _always_yes), mode=_S, reach=_R),
     *MUTANTS_OF_LANES,
 )
