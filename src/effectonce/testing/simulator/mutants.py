@@ -12,6 +12,7 @@ from unittest.mock import patch
 
 import numpy as np
 
+import effectonce.asking as asking
 import effectonce.begin as begin
 import effectonce.core.generation as generation
 import effectonce.core.settle as settle
