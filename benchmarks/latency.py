@@ -200,8 +200,11 @@ class Pacer:
             for text in self.ids.texts(order[start : start + burst]):
                 self.produce(text.encode())
         seconds = (time.monotonic_ns() - began) / 1e9
-        self._producer.flush()
+        self.flush()
         return began, seconds
+
+    def flush(self) -> None:
+        self._producer.flush()
 
     def wait_until(self, due_ns: int) -> None:
         self._producer.poll(0)
@@ -263,6 +266,8 @@ def side_by_side(
                 run.pacer.wait_until(began + int((number + place / len(runs)) / rate * 1e9))
                 run.pacer.produce(text.encode())
         reached = messages / ((time.monotonic_ns() - began) / 1e9) / rate
+        for run in runs:
+            run.pacer.flush()
         return {run.contender: run.streamed(began, reached) for run in runs}
 
 
