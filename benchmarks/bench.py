@@ -3,7 +3,7 @@
     python -m benchmarks.bench [--seed N] [--quick] [--only PART]
 
 Throughput (parts.py has the table) is a share of a bare consumer. A round measures every contender
-once, each in a process of its own, in turns of some 50 ms whose order the seed shuffles (turns.py);
+once, each in a process of its own, in four turns whose order the seed shuffles (turns.py);
 a share is bare's time a message over the contender's in the same round, and what is reported is the
 median of the rounds with the least and the greatest. Exactness is part of it: a run that hands over
 one event too many or too few fails.
@@ -61,7 +61,7 @@ class Scale:
 
 
 FULL: Final = Scale(600_000, 5, latency.FULL, memory.FULL, lanes.FULL)
-QUICK: Final = Scale(250_000, 5, latency.QUICK, memory.QUICK, lanes.QUICK)
+QUICK: Final = Scale(300_000, 5, latency.QUICK, memory.QUICK, lanes.QUICK)
 
 
 @dataclass(frozen=True, slots=True)

@@ -243,7 +243,7 @@ def test_contenders_take_turns_until_all_are_done_and_nobody_runs_in_anothers() 
 
     @contextmanager
     def child(module: str, job: Mapping[str, object]) -> Iterator[Told]:
-        assert job["turn"] == 3, "of 30 messages a twelfth, rounded up"
+        assert job["turn"] == 8, "of 30 messages a fourth, rounded up"
         everybody.append(Told(str(job["topic"])))
         yield everybody[-1]
 
