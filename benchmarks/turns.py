@@ -23,9 +23,9 @@ from benchmarks.contenders import TURN
 from benchmarks.job import Job, Run
 
 TURNS: Final = 4
-"""Of 75,000 or 150,000 messages: 75 to 450 ms each. A turn begins with cold caches, and with nothing
-on its way; of twelve turns in place of three, each of 20,000 messages, Redis' share was a tenth
-less (0.31 and 0.36, twice each)."""
+"""Of 75,000 or 150,000 messages: 75 to 450 ms each. A turn begins with cold caches, and with
+nothing on its way: of twelve turns in place of three, each of 20,000 messages, Redis' share was a
+tenth less (0.31 and 0.36, twice each)."""
 
 
 def in_turns(jobs: Mapping[str, Job], chance: random.Random) -> dict[str, Run]:

@@ -90,8 +90,7 @@ class Assignment:
         self.cut: HandlerTimeout | None = None
         self.fatal: Exception | None = None
         """Raised in a callback of the client's, for the loop to raise."""
-        self.gone: dict[str, UnknownTopic] = {}
-        """Our topics that vanished."""
+        self.gone: dict[str, UnknownTopic] = {}  # topics of ours that vanished
         self.assigned = False
         """The group has said what is ours. Between a revoke of everything and the assignment behind
         it, which comes even if it is empty (seen), there is nothing to judge."""
@@ -146,9 +145,10 @@ class Assignment:
 
         Others came from before an assignment, and the start will seek to them again.
         """
-        self.polled_at = now = self._clock.monotonic()
+        now = self._clock.monotonic()
         wanted = limit if self.lanes is not None else self._width.wanted(limit, now)
         got = await self._client.fetch(wanted, timeout_seconds)
+        self.polled_at = self._clock.monotonic()  # until now it was
         for records in self._width.cut(got, limit):
             owned = self._owned.get((records.topic, records.partition))
             if owned is not None and owned.stage is Stage.RUNNING:
