@@ -35,7 +35,7 @@ from effectonce.model import (
 )
 from effectonce.now import OursNow, now, store_now
 from effectonce.owned import Owned, Stage
-from effectonce.ports import Records
+from effectonce.ports import Records, TopicPartition
 from effectonce.testing.owner import Owner
 from tests.unit.lone import (
     HOME,
@@ -404,3 +404,35 @@ def test_a_partition_in_trouble_goes_on_beside_a_backlog_or_it_would_wait_for_al
         consumer.run(handler, until=eo.END)
     assert (store.trouble, len(order)) == ("", 212)
     assert max(at for at, number in enumerate(order) if number == OTHER[1]) < 150
+
+
+class LongPolls(TwoPartitions):
+    """Each takes two seconds, and brings records of both partitions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clock = self.handmade = Handmade()
+        self.pauses: list[TopicPartition] = []
+
+    def fetch(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
+        self.handmade.now += 2.0
+        return super().fetch(limit, timeout_seconds)
+
+    def pause(self, partitions: Sequence[TopicPartition]) -> None:
+        super().pause(partitions)
+        self.pauses += partitions
+
+
+def test_a_poll_that_lasted_was_not_long_ago_or_all_would_be_paused_and_fetched_again() -> None:
+    client, ran = LongPolls(), list[int]()
+
+    def handler(event: eo.Event) -> None:
+        if not ran:
+            client.pauses.clear()  # those of the start
+        ran.append(event.offset)
+        if len(ran) == 40:
+            consumer.stop()
+
+    with consumer_of(client, FarStore(), effects=REPEAT) as consumer:
+        consumer.run(handler)
+        assert client.pauses == []
