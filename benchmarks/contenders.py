@@ -71,7 +71,7 @@ def _at_rest(job: Job) -> Callable[[], object] | None:
     """Returns once Valkey has done all that was sent, of which our store reads the answer later.
 
     It does one thing after another, so a question behind it all will do. What is left over of the
-    client's work is not done beside the server's then: a per cent or two, against us.
+    client's work is not done beside the server's then, which is against us.
     """
     if not job.state.startswith("unix:"):
         return None

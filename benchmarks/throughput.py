@@ -185,11 +185,7 @@ def one_round(
 
 
 def own(world: World, contender: Contender, stack: ExitStack) -> World:
-    """Where its state lies for one round, apart from that of those beside it.
-
-    A server that was filled, flushed and filled again is another one: its memory is in pieces, and
-    the third round of a run took 3.2 us a message in place of 2.0.
-    """
+    """Where its state lies for one round, apart from that of those beside it."""
     home = world.home / contender.name
     home.mkdir(exist_ok=True)
     if contender.store not in VALKEY:

@@ -1,4 +1,4 @@
-"""A round in turns: all its contenders are ready, and a few thousand messages each go to and fro.
+"""A round in turns: all its contenders are ready, and go on by turns.
 
 A virtual machine is now fast and now slow. Here a sum over random places in memory took 0.5 to 1.7
 ms within 40 s, and its mean over half a second strayed by 37% from its mean over all; half a second

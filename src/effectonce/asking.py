@@ -3,8 +3,8 @@
     look-up of k+1 | handlers of k | commit of k | look-up of k+2 | handlers of k+1 | ...
 
 So the server looks up while handlers run and records are fetched, and is never waited for by a
-client that it waits for (7 to 17% of the throughput on Valkey, whose two cores were both at work
-then). Marks of the commits that follow are seen to by the store (`SendsAhead.ask`).
+client that it waits for: 0.33 of a bare consumer in place of 0.27 (Valkey, batches of 1000). Marks
+of the commits that follow are seen to by the store (`SendsAhead.ask`).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Asking:
     """What was asked of a store that sends ahead; of others nothing is."""
 
     def __init__(self, ahead: AsyncSendsAhead | None, clock: Clock) -> None:
-        self.ahead = ahead
+        self._ahead = ahead
         self._clock = clock
         self._asked: deque[Asked] = deque(maxlen=MOST)
 
@@ -54,9 +54,9 @@ class Asking:
 
     def ask(self, asked: Asked, run: int) -> Asked:
         """Have them looked up, and keep them until they are taken."""
-        assert self.ahead is not None
+        assert self._ahead is not None
         now = self._clock.monotonic()  # before it leaves: a freeze may come just behind
-        receipt = self.ahead.ask(Query(asked.columns.at, asked.columns.keys, run))
+        receipt = self._ahead.ask(Query(asked.columns.at, asked.columns.keys, run))
         sent = replace(asked, receipt=receipt, at=now)
         self._asked.append(sent)
         return sent

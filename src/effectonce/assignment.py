@@ -148,7 +148,7 @@ class Assignment:
         now = self._clock.monotonic()
         wanted = limit if self.lanes is not None else self._width.wanted(limit, now)
         got = await self._client.fetch(wanted, timeout_seconds)
-        self.polled_at = self._clock.monotonic()  # until now it was
+        self.polled_at = self._clock.monotonic()  # until now it was polled
         for records in self._width.cut(got, limit):
             owned = self._owned.get((records.topic, records.partition))
             if owned is not None and owned.stage is Stage.RUNNING:

@@ -347,9 +347,10 @@ class OnceConsumer:
     def _decide(self, ready: Owned) -> Task | None:
         """The store is asked for the records behind before it is waited for (asking.py)."""
         ours, records = self._assignment, ready.held.popleft()
-        behind = following(ours.partitions(), ready, self._clock.monotonic())
-        if behind is not None:
-            ours.desk.ask(behind)
+        if ours.desk.ahead is not None:
+            behind = following(ours.partitions(), ready, self._clock.monotonic())
+            if behind is not None:
+                ours.desk.ask(behind)
         return now(ours.desk.decide, ready, records)
 
     def _take_back(self) -> None:

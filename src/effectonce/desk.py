@@ -71,8 +71,8 @@ class Desk:
         self._clock = clock
         self._partitions = partitions
         self._shared = store.traits.reach is Reach.SHARED
-        self._ahead = store if isinstance(store, AsyncSendsAhead) else None
-        self._asking = Asking(self._ahead, clock)
+        self.ahead = store if isinstance(store, AsyncSendsAhead) else None
+        self._asking = Asking(self.ahead, clock)
         self._sent: Owned | None = None
         """Whose commit is on its way: at most one, and while no handler runs."""
 
@@ -113,7 +113,7 @@ class Desk:
     def ask(self, owned: Owned) -> bool:
         """Have the store look up what is decided next, or behind that; whether it does."""
         records = owned.held[0]
-        if self._ahead is None or records.offsets()[0] < owned.alone_below:
+        if self.ahead is None or records.offsets()[0] < owned.alone_below:
             return False
         asked = self._asking.find(records)
         if asked is None:
@@ -318,8 +318,8 @@ class Desk:
         owned, resolved = task.owned, resolved_rows(task.plan, task.work.endings)
         passed, now = task.plan.decisions[:resolved], self._clock.monotonic()
         unsent = Unsent(commit, passed, task.handler_seconds, now, task)
-        if self._ahead is not None and resolved == len(task.records) and not owned.leaving:
-            owned.unsent = replace(unsent, task=None, receipt=self._ahead.send(commit))
+        if self.ahead is not None and resolved == len(task.records) and not owned.leaving:
+            owned.unsent = replace(unsent, task=None, receipt=self.ahead.send(commit))
             self._sent = owned
             return
         self._asking.forget()

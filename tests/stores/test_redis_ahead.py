@@ -433,6 +433,14 @@ def test_a_closed_store_gives_its_connection_back(owner: Owner, server: ValkeySe
 # -- look-ups that commits have overtaken ----------------------------------------------------------
 
 
+@pytest.fixture
+def member(server: ValkeyServer) -> Iterator[Owner]:
+    """Another one, on a connection of its own."""
+    elsewhere = RedisStore(server.url)
+    yield Owner.open(elsewhere, OTHER)
+    elsewhere.close()
+
+
 def test_a_look_up_knows_what_was_sent_behind_it_or_the_next_batch_would_run_its_copies(
     owner: Owner,
 ) -> None:
@@ -464,14 +472,12 @@ def test_two_look_ups_and_the_commits_between_them_are_in_order(owner: Owner) ->
 
 
 def test_a_look_up_that_others_have_overtaken_too_is_as_of_before_or_a_copy_would_run_twice(
-    server: ValkeyServer, owner: Owner
+    owner: Owner, member: Owner
 ) -> None:
-    elsewhere = RedisStore(server.url)
-    other = Owner.open(elsewhere, OTHER)
     assert looked_up(owner, 0) == [True]
     answer = asked(owner, 1, 2, 3)
     assert is_answered(owner)
-    assert other.commit([3]) == Applied()
+    assert member.commit([3]) == Applied()
     _, applied = sent(owner, 1)
     found = answer()
     assert seen(found) == [True, False, False]
@@ -479,28 +485,24 @@ def test_a_look_up_that_others_have_overtaken_too_is_as_of_before_or_a_copy_woul
     assert isinstance(found, Known)
     again = replace(owner.prepared([3], on_existing=REFUSE), as_of=found.as_of)
     assert owner.send(again) == Conflict((0,))
-    elsewhere.close()
 
 
 def test_the_first_marker_stays_for_a_look_up_too_whoever_sent_the_second(
-    server: ValkeyServer, owner: Owner
+    owner: Owner, member: Owner
 ) -> None:
     """Its fingerprint is another one: the copy is a conflict, not a repeat."""
-    elsewhere = RedisStore(server.url)
-    other = Owner.open(elsewhere, OTHER)
     assert looked_up(owner, 0) == [True]
     answer = asked(owner, 1)
     assert is_answered(owner)
-    theirs = other.prepared([1])
+    theirs = member.prepared([1])
     assert theirs.markers is not None
     first = replace(theirs.markers, fingerprints=theirs.markers.fingerprints + np.uint32(1))
-    assert other.send(replace(theirs, markers=first)) == Applied()
+    assert member.send(replace(theirs, markers=first)) == Applied()
     _, applied = sent(owner, 1)
     found = answer()
     assert applied() == Applied(existing=1)
     assert isinstance(found, Known)
     assert found.fingerprints.tolist() == first.fingerprints.tolist()
-    elsewhere.close()
 
 
 @pytest.mark.parametrize("how", ["ordinary", "came again", "refused"])

@@ -33,6 +33,7 @@ from effectonce.model import (
     Stale,
     Status,
 )
+from effectonce.stores.index import split
 
 STATUS_OF: Final = {
     OutcomeKind.VALUE: Status.HAS_OUTCOME,
@@ -90,16 +91,11 @@ def behind(known: Known, keys: Keys, markers: Markers | None) -> Known:
     """
     if markers is None or not may_repeat_inside(np.concatenate((keys, markers.keys))):
         return known
-    marked = dict(zip(_split(markers.keys), markers.fingerprints.tolist(), strict=True))
-    now = {row: marked[key] for row, key in enumerate(_split(keys)) if key in marked}
+    marked = dict(zip(split(markers.keys), markers.fingerprints.tolist(), strict=True))
+    now = {row: marked[key] for row, key in enumerate(split(keys)) if key in marked}
     seen, fingerprints = known.seen.copy(), known.fingerprints.copy()
     seen[list(now)], fingerprints[list(now)] = True, list(now.values())
     return replace(known, seen=seen, fingerprints=fingerprints)
-
-
-def _split(keys: Keys) -> list[bytes]:
-    raw = keys.tobytes()
-    return [raw[at : at + 16] for at in range(0, len(raw), 16)]
 
 
 def status_of(outcome: Outcome | None) -> Status:

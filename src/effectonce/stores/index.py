@@ -363,7 +363,7 @@ class _Table:
         _, slot, row = self._verify(nominated, bucket, keys, floor)
         self._slot_tags[slot] = _TOMBSTONE
         self._keys[row] = 0
-        for key in _split(keys):
+        for key in split(keys):
             position = self._spilled.pop(key, -1)
             if position >= floor:
                 self._keys[position - self.base] = 0
@@ -410,11 +410,12 @@ class _Table:
 
     def _spill(self, rows: NDArray[np.uint32]) -> None:
         """Keep what finds its bucket full in the dict, where crowding does no harm."""
-        keys = _split(self._keys.take(rows, axis=0))
+        keys = split(self._keys.take(rows, axis=0))
         self._spilled.update(zip(keys, (rows + np.int64(self.base)).tolist(), strict=True))
 
 
-def _split(keys: Keys) -> list[bytes]:
+def split(keys: Keys) -> list[bytes]:
+    """The keys, 16 bytes each."""
     raw = keys.tobytes()
     return [raw[i : i + KEY_BYTES] for i in range(0, len(raw), KEY_BYTES)]
 

@@ -38,6 +38,7 @@ from effectonce.model import (
 )
 from effectonce.ports import Durability, Reach, Traits
 from effectonce.stores.commits import are_facts, behind, generation_of, judge
+from effectonce.stores.index import split
 from effectonce.stores.overlay import KeyValueTransaction, Row
 
 Mark = tuple[int, int]
@@ -322,9 +323,3 @@ class _Rows:
     def scan(self, prefix: bytes) -> Iterator[Row]:
         rows = self.disk.rows.get(self.at, {})
         return iter(sorted(row for row in rows.items() if row[0].startswith(prefix)))
-
-
-def split(keys: Keys) -> list[bytes]:
-    """The keys, 16 bytes each."""
-    raw = keys.tobytes()
-    return [raw[i : i + 16] for i in range(0, len(raw), 16)]
