@@ -1,6 +1,7 @@
 """What holds for every test: in CI nothing is skipped, and hypothesis does not watch the clock."""
 
 import os
+import signal
 from collections.abc import Generator
 from typing import TypeVar
 
@@ -10,6 +11,10 @@ from hypothesis import settings
 # Examples share the cores with a broker, so a slow one is no finding.
 settings.register_profile("effectonce", deadline=None, print_blob=True)
 settings.load_profile("effectonce")
+
+# A shell has what it runs behind it (`make test &`) ignore Ctrl-C, which tests press, and processes
+# that they start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 Report = TypeVar("Report", pytest.TestReport, pytest.CollectReport)
 

@@ -8,7 +8,6 @@ on 2.16).
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import groupby, islice
@@ -30,6 +29,7 @@ from confluent_kafka.admin import AdminClient
 
 from effectonce.errors import BrokerError, ConfigError
 from effectonce.identity import UNREADABLE_HEADERS, only_header
+from effectonce.leaving import Leaving, give_back
 from effectonce.model import NO_ID, UNSET, Committed, LogEnds, Offsets
 from effectonce.native import native
 from effectonce.ports import (
@@ -54,9 +54,6 @@ log = logging.getLogger("effectonce")
 CALL_SECONDS: Final = 10.0
 """Limit of one blocking call: below the default session (45 s) by a wide margin, so that a broker
 that hangs costs a retry and not the membership."""
-GIVE_BACK_SECONDS: Final = 2.0
-"""Limit of giving all back: some milliseconds, but a cooperative member that waits for others to
-join keeps its own until they have (15 s in all, seen); then the close itself does it, as ever."""
 
 
 class MessageRecords:
@@ -132,6 +129,9 @@ class MessageRecords:
     def part(self, start: int, stop: int | None = None) -> MessageRecords:
         return MessageRecords(self.topic, self.partition, self._messages[start:stop])
 
+    def then(self, behind: MessageRecords) -> MessageRecords:
+        return MessageRecords(self.topic, self.partition, self._messages + behind._messages)
+
 
 def _headers_of(messages: Sequence[Message]) -> list[Headers]:
     """Of each message; UNREADABLE_HEADERS where a name is not UTF-8.
@@ -170,6 +170,7 @@ class ConfluentClient:
         self._listener: Listener | None = None
         self._topics: Sequence[str] = ()
         self._has_topic_ids: bool | None = None
+        self._leaving = Leaving()
         self._gives_back = not leaves_by_unsubscribing(config)
 
     def subscribe(self, topics: Sequence[str], listener: Listener) -> None:
@@ -335,22 +336,11 @@ class ConfluentClient:
             if self._gives_back:
                 with suppress(RuntimeError, KafkaException):  # closed already; or whatever
                     self._give_back()
-        finally:  # a callback of the user's own may raise in it
-            self._consumer.close()
+        finally:
+            self._leaving.end(self._consumer.close)
 
     def _give_back(self) -> None:
-        """Give all partitions back before the group is left.
-
-        A rebalance that is under way when librdkafka closes has a callback of its own. Answered
-        just as the group ends, that answer is destroyed, and the callback waits for ever (seen, 1
-        of 200 closes on KIP-848; librdkafka 4527 and 4884 have the same).
-        """
-        self._consumer.pause(self._consumer.assignment())  # else what was fetched comes first
-        self._consumer.unsubscribe()
-        deadline = time.monotonic() + GIVE_BACK_SECONDS
-        self._consumer.poll(0)
-        while self._consumer.assignment() and time.monotonic() < deadline:
-            self._consumer.poll(0.05)
+        give_back(self._consumer)
 
     # -- librdkafka's callbacks ----------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from effectonce import leaving
 from effectonce.kafka import ConfluentClient
 from effectonce.ports import TopicPartition
 from tests.bad_input.kit import PATIENCE_SECONDS
@@ -103,14 +105,21 @@ def test_all_is_given_back_before_the_client_closes_or_librdkafka_may_wait_for_e
 
 
 class Raising(Watched):
-    """A callback of the user's raises out of each poll."""
+    """A callback of the user's raises out of the first polls."""
 
-    def poll(self, seconds: float) -> None:
-        raise ZeroDivisionError(seconds)
+    def __init__(self, real: Any) -> None:
+        super().__init__(real)
+        self.raises = 3
+
+    def poll(self, seconds: float) -> object:
+        self.raises -= 1
+        if self.raises >= 0:
+            raise ZeroDivisionError(seconds)
+        return self._real.poll(seconds)
 
 
 @pytest.mark.confluent
-def test_what_a_users_callback_raises_at_the_close_would_keep_the_member_in_its_group(
+def test_what_a_users_callback_raises_at_the_close_is_raised_once_all_is_given_back(
     flow: RealFlow,
 ) -> None:
     client = ConfluentClient({"bootstrap.servers": flow.bootstrap, "group.id": flow.group})
@@ -119,7 +128,38 @@ def test_what_a_users_callback_raises_at_the_close_would_keep_the_member_in_its_
     client._consumer = raising
     with pytest.raises(ZeroDivisionError):
         client.close()
-    assert raising.assigned_at_close
+    assert raising.assigned_at_close == []
+    assert members_of(flow) == []
+
+
+class Stuck(Watched):
+    """librdkafka waits for an answer of its own that was destroyed."""
+
+    def __init__(self, real: Any) -> None:
+        super().__init__(real)
+        self.goes_on = threading.Event()
+
+    def close(self) -> None:
+        assert self.goes_on.wait(PATIENCE_SECONDS)
+        super().close()
+
+
+@pytest.mark.confluent
+def test_a_close_that_never_ends_is_told_of_and_holds_no_process(
+    flow: RealFlow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(leaving, "CLOSE_SECONDS", 0.1)
+    client = ConfluentClient({"bootstrap.servers": flow.bootstrap, "group.id": flow.group})
+    assigned(client, flow)
+    stuck: Any = Stuck(client._consumer)
+    client._consumer = stuck
+    client.close()
+    assert "librdkafka has not closed within 0 s" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(leaving, "CLOSE_SECONDS", PATIENCE_SECONDS)
+    stuck.goes_on.set()
+    client.close()
+    assert (stuck.assigned_at_close, caplog.text) == ([], "")
     assert members_of(flow) == []
 
 
