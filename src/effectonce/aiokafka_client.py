@@ -121,6 +121,9 @@ class ConsumerRecords:
     def part(self, start: int, stop: int | None = None) -> ConsumerRecords:
         return ConsumerRecords(self.topic, self.partition, self._records[start:stop])
 
+    def then(self, behind: ConsumerRecords) -> ConsumerRecords:
+        return ConsumerRecords(self.topic, self.partition, [*self._records, *behind._records])
+
 
 class AiokafkaClient:
     """The real `AsyncClient`. Made, and used, in a running event loop."""

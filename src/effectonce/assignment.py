@@ -98,7 +98,7 @@ class Assignment:
         """Partitions of a job that are not ours, and their ends where they are known."""
         self._told = self._reminded = self._topics_checked = self.polled_at = self._asked = 0.0
         self._drained = self._flowed = False
-        self._width = Width()
+        self._width = Width(client.fetch, clock.monotonic)
 
     def partitions(self) -> list[Owned]:
         """A snapshot; safe from any thread."""
@@ -145,11 +145,10 @@ class Assignment:
 
         Others came from before an assignment, and the start will seek to them again.
         """
-        now = self._clock.monotonic()
-        wanted = limit if self.lanes is not None else self._width.wanted(limit, now)
-        got = await self._client.fetch(wanted, timeout_seconds)
+        poll = self._width.gather if self.lanes is None else self._client.fetch
+        got = await poll(limit, timeout_seconds)
         self.polled_at = self._clock.monotonic()  # until now it was polled
-        for records in self._width.cut(got, limit):
+        for records in got:
             owned = self._owned.get((records.topic, records.partition))
             if owned is not None and owned.stage is Stage.RUNNING:
                 owned.held.append(records)

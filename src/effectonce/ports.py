@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Protocol, Self, TypeAlias, runtime_checkable
 
 from effectonce.errors import StoreError
 from effectonce.model import (
@@ -33,7 +33,8 @@ TopicPartition: TypeAlias = tuple[str, int]
 class Records(Protocol):
     """One partition's records in delivered order, column by column, as the client gave them.
 
-    A column is read when it is first asked for. `part(i, j)` is rows i to j, as records again.
+    A column is read when it is first asked for. `part(i, j)` is rows i to j, as records again, and
+    `then(behind)` these and those that came behind them.
     """
 
     topic: str
@@ -57,6 +58,7 @@ class Records(Protocol):
 
     def leader_epoch(self, row: int) -> int: ...
     def part(self, start: int, stop: int | None = None) -> Records: ...
+    def then(self, behind: Self) -> Records: ...
 
 
 # -- store ---------------------------------------------------------------------------------------

@@ -8,9 +8,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -170,7 +170,10 @@ class SomeRecords:
         return UNSET
 
     def part(self, start: int, stop: int | None = None) -> Records:
-        return SomeRecords(self.rows[start:stop])
+        return replace(self, rows=self.rows[start:stop])
+
+    def then(self, behind: Self) -> Records:
+        return replace(self, rows=[*self.rows, *behind.rows])
 
 
 class LogClient:

@@ -34,9 +34,6 @@ class KeyedRecords(SomeRecords):
     def keys(self) -> Sequence[bytes | None]:
         return [each.encode().rpartition(b"/")[0] or None for _, each in self.rows]
 
-    def part(self, start: int, stop: int | None = None) -> Records:
-        return KeyedRecords(self.rows[start:stop])
-
 
 class KeyedLog(Log):
     def read(self, offset: int, limit: int) -> SomeRecords:

@@ -6,7 +6,6 @@ import pytest
 
 import effectonce as eo
 from effectonce.model import Position
-from effectonce.ports import Records
 from effectonce.stores.memory import MemoryStore
 from tests.unit.lone import (
     IDS,
@@ -49,9 +48,6 @@ def test_what_a_refused_commit_left_ahead_is_known_to_the_next_ownership_period(
 class RecordsOfTwoTimes(SomeRecords):
     def timestamp_ms(self, row: int) -> int:
         return super().timestamp_ms(row) + (DAYS_MS if self.rows[row][0] >= 2 else 0)
-
-    def part(self, start: int, stop: int | None = None) -> Records:
-        return RecordsOfTwoTimes(self.rows[start:stop])
 
 
 class LogOfTwoTimes(Log):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 
 import pytest
 
 import effectonce as eo
+from effectonce.now import now
 from effectonce.ports import Records, TopicPartition
 from effectonce.stores.memory import MemoryStore
 from effectonce.width import MOST, SLOW_SECONDS, Width
@@ -16,55 +18,136 @@ from tests.unit.lone import TOPIC, Log, LogsClient, SomeRecords, consumer_of
 LIMIT = 100
 
 
-def came(*sizes: int) -> list[Records]:
-    return [
-        SomeRecords([(n, "x") for n in range(size)], partition=i) for i, size in enumerate(sizes)
-    ]
+class Queue:
+    """What a client has fetched, and a consumer that has polled before: 10 ms ago."""
+
+    def __init__(self, *runs: tuple[int, int]) -> None:
+        """So many records of one partition, then of the next."""
+        self.waiting: list[tuple[int, int]] = []
+        self.ends = Counter[int]()
+        self.at = 9.99
+        self.width = Width(self.fetch, lambda: self.at)
+        self.gather()
+        self.add(*runs)
+
+    def add(self, *runs: tuple[int, int]) -> None:
+        for partition, size in runs:
+            at = self.ends[partition]
+            self.waiting += [(partition, at + n) for n in range(size)]
+            self.ends[partition] += size
+
+    async def fetch(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
+        self.asked.append(limit)
+        self.waited.append(timeout_seconds)
+        got: dict[int, list[tuple[int, str]]] = {}
+        for partition, offset in self.waiting[:limit]:
+            got.setdefault(partition, []).append((offset, "x"))
+        del self.waiting[:limit]
+        return [SomeRecords(rows, partition=partition) for partition, rows in got.items()]
+
+    def gather(self, *, limit: int = LIMIT, behind_seconds: float = 0.01) -> Sequence[Records]:
+        self.asked, self.waited = list[int](), list[float]()
+        self.at += behind_seconds
+        return now(self.width.gather, limit, 0.1)
 
 
-def polled(*sizes: int) -> Width:
-    """One poll at 10.0 that brought so many of each partition."""
-    width = Width()
-    width.wanted(LIMIT, 9.99)
-    width.wanted(LIMIT, 10.0)
-    width.cut(came(*sizes), LIMIT)
-    return width
+def sizes(batches: Sequence[Records]) -> list[tuple[int, int]]:
+    return [(each.partition, len(each)) for each in batches]
+
+
+def in_turn(*, of: int, records: int) -> list[tuple[int, int]]:
+    """One record of each partition, then of each the next."""
+    return [(n % of, 1) for n in range(records)]
 
 
 def test_the_first_poll_asks_for_a_batch_or_one_partition_would_be_handed_too_much() -> None:
-    assert Width().wanted(LIMIT, 1000.0) == LIMIT
+    queue = Queue((0, 1000))
+    queue.gather()
+    assert queue.asked == [LIMIT]
 
 
 def test_after_a_full_poll_of_four_partitions_a_batch_of_each_is_asked_for() -> None:
-    assert polled(25, 25, 25, 25).wanted(LIMIT, 10.01) == 340
+    queue = Queue(*in_turn(of=4, records=1000))
+    queue.gather()
+    queue.gather()
+    assert queue.asked[0] == 340
 
 
-@pytest.mark.parametrize("sizes", [(100,), (25, 25, 25, 24), ()], ids=["one", "not full", "none"])
-def test_else_it_is_a_batch(sizes: Sequence[int]) -> None:
-    assert polled(*sizes).wanted(LIMIT, 10.01) == LIMIT
+@pytest.mark.parametrize(
+    "runs", [[(0, 100)], in_turn(of=4, records=99), []], ids=["one", "not full", "none"]
+)
+def test_else_it_is_a_batch(runs: Sequence[tuple[int, int]]) -> None:
+    queue = Queue(*runs)
+    queue.gather()
+    queue.add((0, 1000))
+    queue.gather()
+    assert queue.asked == [LIMIT]
 
 
 def test_where_handlers_are_slow_it_is_a_batch_or_a_partition_would_wait_for_all_the_others() -> (
     None
 ):
-    assert polled(25, 25, 25, 25).wanted(LIMIT, 10.01 + SLOW_SECONDS) == LIMIT
+    queue = Queue(*in_turn(of=4, records=1000))
+    queue.gather()
+    queue.gather(behind_seconds=SLOW_SECONDS + 0.01)
+    assert queue.asked == [LIMIT], "what a batch lacked was asked for, too"
 
 
 def test_many_partitions_do_not_bring_more_than_memory_should_hold() -> None:
-    assert polled(*[1] * LIMIT).wanted(LIMIT, 10.01) == MOST
-    assert polled(*[1] * LIMIT).wanted(MOST + 1, 10.01) == MOST + 1
+    queue = Queue(*in_turn(of=LIMIT, records=3 * MOST))
+    queue.gather()
+    assert sum(map(len, queue.gather())) == MOST
+    queue.gather(limit=MOST + 1)
+    assert queue.asked == [MOST + 1]
 
 
 def test_who_asks_for_one_is_given_one_or_a_tending_keeper_would_take_more() -> None:
-    assert polled(25, 25, 25, 25).wanted(1, 10.01) == 1
+    queue = Queue(*in_turn(of=4, records=1000))
+    queue.gather()
+    assert len(queue.gather(limit=1)) == 1
+    assert queue.asked == [1]
+
+
+def test_a_batch_that_came_in_part_is_filled_or_many_would_be_small() -> None:
+    queue = Queue((0, 20), (1, 1000))
+    batches = queue.gather()
+    assert sizes(batches) == [(0, 20), (1, 100)]
+    assert queue.asked == [100, 20]
+    assert queue.waited == [0.1, 0.0], "records in hand waited for others to come"
+    assert batches[1].offsets().tolist() == [*range(100)]
+
+
+def test_what_fills_one_partition_may_begin_another() -> None:
+    queue = Queue((0, 20), (1, 85), (2, 1000))
+    assert sizes(queue.gather()) == [(0, 20), (1, 85), (2, 100)]
+
+
+def test_a_partition_that_came_before_and_comes_again_stays_in_order() -> None:
+    queue = Queue((0, 20), (1, 90), (0, 1000))
+    batches = queue.gather()
+    assert sizes(batches) == [(1, 90), (0, 100)]
+    assert batches[1].offsets().tolist() == [*range(100)]
+
+
+@pytest.mark.parametrize("more", [0, 15], ids=["nothing", "too little"])
+def test_what_is_not_there_is_not_asked_for_twice(more: int) -> None:
+    queue = Queue((0, 20), (1, 80 + more))
+    assert sizes(queue.gather()) == [(0, 20), (1, 80 + more)]
+    assert queue.asked == [100, 20]
+
+
+def test_for_the_last_few_records_of_a_batch_no_poll_is_spent() -> None:
+    queue = Queue((0, 10), (1, 1000))
+    assert sizes(queue.gather()) == [(0, 10), (1, 90)]
 
 
 def test_what_is_longer_than_a_batch_is_cut_and_nothing_is_left_out() -> None:
-    parts = Width().cut(came(250, 100, 1), LIMIT)
-    assert [(each.partition, len(each)) for each in parts] == [
-        *((0, 100), (0, 100), (0, 50), (1, 100), (2, 1)),
-    ]
-    assert [int(each.offsets()[0]) for each in parts] == [0, 100, 200, 0, 0]
+    queue = Queue(*in_turn(of=4, records=100))
+    queue.gather()
+    queue.add((0, 240), (1, 90), (2, 1))
+    batches = queue.gather()
+    assert sizes(batches) == [(0, 100), (0, 100), (0, 40), (1, 90), (2, 1)]
+    assert [int(each.offsets()[0]) for each in batches] == [25, 125, 225, 25, 25]
 
 
 class Mixed(LogsClient):
@@ -93,16 +176,16 @@ class Mixed(LogsClient):
 
 
 def test_batches_of_mixed_partitions_are_nearly_whole_and_never_larger_than_was_asked_for() -> None:
-    sizes, seen = list[int](), list[tuple[int, int]]()
+    batches, seen = list[int](), list[tuple[int, int]]()
 
     def handler(batch: eo.Batch) -> None:
-        sizes.append(len(batch))
+        batches.append(len(batch))
         seen.extend((event.partition, event.offset) for event in batch)
 
     with consumer_of(Mixed(), MemoryStore(), effects=eo.Outside(on_doubt="repeat")) as consumer:
         consumer.run_batches(handler, size=20, until=eo.END)
-    assert max(sizes) <= 20
-    assert sum(sizes) / len(sizes) > 15
+    assert max(batches) <= 20
+    assert sum(batches) / len(batches) > 17
     assert sorted(seen) == [(number, offset) for number in range(4) for offset in range(200)]
     for number in range(4):
         of_one = [offset for partition, offset in seen if partition == number]

@@ -104,6 +104,9 @@ class SampleLog:
     def part(self, start: int, stop: int | None = None) -> Records:
         return SampleLog(self.topic, self.samples[start:stop], self.first + start)
 
+    def then(self, behind: SampleLog) -> Records:
+        return SampleLog(self.topic, [*self.samples, *behind.samples], self.first)
+
 
 def samples_of(records: object, problems: list[str]) -> list[Sample]:
     """The samples that are meant; what none can be made of is added to `problems`."""

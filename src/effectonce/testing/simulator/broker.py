@@ -88,6 +88,9 @@ class LogRecords:
     def part(self, start: int, stop: int | None = None) -> LogRecords:
         return LogRecords(self.topic, self.partition, self._entries[start:stop])
 
+    def then(self, behind: LogRecords) -> LogRecords:
+        return LogRecords(self.topic, self.partition, [*self._entries, *behind._entries])
+
 
 @dataclass(slots=True)
 class Log:
