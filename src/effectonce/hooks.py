@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from effectonce.model import Partition
 
@@ -164,12 +164,19 @@ def emit(event: HookEvent) -> None:
             hook(event)
 
 
-@contextmanager
-def around_batch(event: BatchStarted) -> Iterator[None]:
+def around_batch(event: BatchStarted) -> AbstractContextManager[None]:
     """Enter every hook's context manager around the handlers of a batch.
 
     Each sees an exception that passes through; none can swallow it, or add one of its own.
     """
+    return _around(event) if _hooks else _UNWATCHED
+
+
+_UNWATCHED: Final = nullcontext()
+
+
+@contextmanager
+def _around(event: BatchStarted) -> Iterator[None]:
     with ExitStack() as stack:
         for hook in _hooks:
             with _contained(hook):

@@ -108,8 +108,9 @@ class KeyIndex:
         found = self.lookup(keys)
         seen = found >= 0
         fingerprints = np.zeros(len(keys), np.uint32)
-        if seen.any():
-            fingerprints[seen] = self.fingerprints(found[seen])
+        rows = seen.nonzero()[0]
+        if len(rows):
+            fingerprints[rows] = self._fingerprints(found.take(rows))
         return seen, fingerprints
 
     def insert(self, keys: Keys, fingerprints: Fingerprints) -> int:
@@ -142,6 +143,9 @@ class KeyIndex:
             return np.empty(0, np.uint32)
         if positions.min() < self._floor or positions.max() >= self._next:
             raise IndexError(f"log positions run from {self._floor} to {self._next - 1}")
+        return self._fingerprints(positions)
+
+    def _fingerprints(self, positions: Positions) -> Fingerprints:
         found = self._table.fingerprints.take(positions - self._table.base)
         if self._old is not None:
             waiting = ((positions >= self._cursor) & (positions < self._until)).nonzero()[0]
