@@ -66,11 +66,14 @@ class Width:
 
 
 def _missing(came: dict[TopicPartition, Records], limit: int) -> int:
-    """How many records the batch that came last is short of; 0 where it is not worth a poll."""
-    *_, last = came.values()
-    missing = -len(last) % limit
-    more = sum(map(len, came.values())) + missing
-    return 0 if missing <= SHORT * limit or more > max(MOST, limit) else missing
+    """How many records to ask for more; 0 where the batch that came last is whole, or nearly."""
+    sizes = [len(records) for records in came.values()]
+    missing = -sizes[-1] % limit
+    if missing <= SHORT * limit:
+        return 0
+    if max(sizes) <= 2 * min(sizes):  # mixed: what comes is of all of them
+        missing = max(missing, int(FILL * min(-size % limit for size in sizes)) * len(sizes))
+    return missing if sum(sizes) + missing <= max(MOST, limit) else 0
 
 
 def _cut(records: Records, limit: int) -> list[Records]:

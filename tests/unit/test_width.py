@@ -136,6 +136,15 @@ def test_what_is_not_there_is_not_asked_for_twice(more: int) -> None:
     assert queue.asked == [100, 20]
 
 
+def test_of_mixed_partitions_what_is_asked_for_more_is_of_all_of_them_and_makes_none_too_long() -> (
+    None
+):
+    queue = Queue(*in_turn(of=4, records=1000))
+    queue.gather()
+    assert [size for _, size in sizes(queue.gather())] == [97, 97, 97, 97]
+    assert queue.asked == [340, 48]
+
+
 def test_for_the_last_few_records_of_a_batch_no_poll_is_spent() -> None:
     queue = Queue((0, 10), (1, 1000))
     assert sizes(queue.gather()) == [(0, 10), (1, 90)]
