@@ -141,19 +141,12 @@ class Assignment:
             await self._poll(limit, 0.0)
 
     async def _poll(self, limit: int, timeout_seconds: float) -> bool:
-        """Hold what comes of running partitions, in batches.
-
-        Others came from before an assignment, and the start will seek to them again.
-        """
-        poll = self._width.gather if self.lanes is None else self._client.fetch
-        got = await poll(limit, timeout_seconds)
+        """Hold what comes of running partitions, in batches."""
+        poll = self._width.poll if self.lanes is None else self._width.poll_as_it_comes
+        came = await poll(limit, timeout_seconds, self._owned)
         self.polled_at = self._clock.monotonic()  # until now it was polled
-        for records in got:
-            owned = self._owned.get((records.topic, records.partition))
-            if owned is not None and owned.stage is Stage.RUNNING:
-                owned.held.append(records)
-        self._flowed = self._flowed or bool(got)
-        return bool(got)
+        self._flowed = self._flowed or came
+        return came
 
     async def ready(self, first: Owned | None = None) -> Owned | None:
         """A partition with records to decide; a commit without an answer goes first."""
@@ -390,7 +383,9 @@ class Assignment:
         self._client.pause([o.key for o in flowing])
         for owned in flowing:
             owned.paused = True
-        await self._poll(1, TEND_SECONDS if self.busy else 0.0)
+        seconds = TEND_SECONDS if self.busy else 0.0
+        await self._width.poll_as_it_comes(1, seconds, self._owned)
+        self.polled_at = self._clock.monotonic()
 
     async def cut_off(self) -> None:
         """The handler is past its deadline and cannot be interrupted: make it harmless."""

@@ -418,6 +418,7 @@ class Desk:
         """Hold the partition here: paused, still assigned, red in `health()`."""
         owned.stage, owned.error = Stage.STOPPED, error
         owned.held.clear()
+        owned.partial = None
         log.error("stopped: %s", error)
         emit(PartitionStalled(owned.at, offset, error))
 

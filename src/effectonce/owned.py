@@ -6,6 +6,7 @@
     any      -> forgotten   revoked or lost
 
 Records wait in `held` while something must come first: a backoff, a commit without an answer.
+Behind them, in `partial`, those of a batch wait that is not whole yet (width.py).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ __all__ = [
     "Flight",
     "Health",
     "Owned",
+    "Partial",
     "PartitionHealth",
     "Pool",
     "Stage",
@@ -105,6 +107,14 @@ class Unsent:
     """What it settles of the partition's lanes."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Partial:
+    """Records that wait for more of their partition."""
+
+    records: Records
+    since: float
+
+
 @dataclass(slots=True, eq=False)
 class Owned:
     """One of our partitions."""
@@ -128,6 +138,7 @@ class Owned:
     """The log's end as the client last heard of it, for the lag."""
     maybe_repeated_below: int = UNSET
     held: deque[Records] = field(default_factory=deque)
+    partial: Partial | None = None
     unsent: Unsent | None = None
     due: float = 0.0
     """Monotonic time before which nothing is tried."""
@@ -200,7 +211,7 @@ class Owned:
         self.stage = Stage.OPENING
         self.ran = self.ran or self.counted
         self.serial_base = _serial_base()
-        self.opened = self.position = self.unsent = self.lanes = None
+        self.opened = self.position = self.unsent = self.lanes = self.partial = None
         self.held.clear()
         self.serial, self.counted, self.due = FIRST_SERIAL, False, 0.0
         self.anew = self.dropped = False

@@ -73,7 +73,7 @@ def owes(owned: Owned) -> bool:
     """Something of what was fetched waits here, or is to come again."""
     if owned.stage is not Stage.RUNNING or owned.held or owned.unsent is not None:
         return True
-    return owned.anew or owned.dropped
+    return owned.partial is not None or owned.anew or owned.dropped
 
 
 def asks_end(owned: Owned, now: float, *, drained: bool) -> bool:
@@ -91,6 +91,6 @@ def asks_end(owned: Owned, now: float, *, drained: bool) -> bool:
 
 def is_idle(owned: Owned, now: float, after_seconds: float) -> bool:
     """Nothing has come, and nothing was heard of the store, for so long."""
-    settled = not owned.held and owned.unsent is None
+    settled = not owned.held and owned.partial is None and owned.unsent is None
     settled = settled and (owned.lanes is None or not len(owned.lanes.lanes))
     return settled and now - owned.settled_at >= after_seconds and may_go_on(owned, now)

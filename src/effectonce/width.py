@@ -1,36 +1,64 @@
-"""How much is asked of the client at once, so that what comes of each partition is a whole batch.
+"""How records become batches: a partition waits for a whole one while more comes than is handled.
 
 A batch is of one partition: it is decided, handed over and committed by itself, at a cost of its
-own whatever its size. The client hands over what it has in the order in which it came: live a
-little of each partition, behind a backlog thousands of one, then of the next. So
+own whatever its size. But the client hands over what it has in the order in which it came: live a
+little of each partition, behind a backlog thousands of one, then of the next.
 
-    where a full poll came from several partitions, the next one asks for as many batches;
-    where the last batch came in part, its rest is asked for at once, if there is any;
-    what is longer than a batch is cut.
+| the last poll                  | what came of a partition                                      |
+| ------------------------------ | ------------------------------------------------------------- |
+| brought less than was asked    | all goes, whatever its size: nothing more is there            |
+| came late: handlers are slow   | all goes: they are what costs, and nobody should wait         |
+| was full                       | whole batches go; the rest waits for more, up to WAIT_SECONDS |
 
-Of a backlog in four partitions, batches of 1000 were 771 records each before the second line was
-there, and those of mixed records, of 500, 125 before the first.
+A poll asks for a batch; where the last one was of several partitions alike, for one of each.
+
+Of a backlog in four partitions, batches of 1000 were 771 records each without this, and mixed ones
+of 500 were 125.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from effectonce.native import native
+from effectonce.owned import Owned, Partial, Stage
 from effectonce.ports import Records, TopicPartition
 
 Fetch: TypeAlias = Callable[[int, float], Awaitable[Sequence[Records]]]
 
-FILL: Final = 0.85
-"""Of a batch for each partition: shares differ, and what is cut in two has gained nothing."""
-SHORT: Final = 0.1
-"""Of a batch: for so few records that it lacks, a poll is not worth it."""
+NEARLY: Final = 0.9
+"""Of a batch is whole enough."""
 MOST: Final = 4_000
 """Records at once, since they are no longer in the client's own bounds."""
 SLOW_SECONDS: Final = 0.05
 """Handlers that take longer for what a poll brought are what costs: a batch of its own is 0.2 ms.
 Then a partition should not wait for the others (with 1 s here, one whose owners were killed every
 other second did not advance for twenty)."""
+WAIT_SECONDS: Final = 0.05
+"""The client hands over 5,000 records of one partition (1 MB) before the next one's, in 10 ms."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What is to be decided, in order, what waits for more, and whether anything came at all."""
+
+    batches: list[Records]
+    partials: Mapping[TopicPartition, Partial]
+    came: bool
+
+    def hold(self, ours: Mapping[TopicPartition, Owned]) -> None:
+        """With their partitions, where they run.
+
+        Others' came from before an assignment, and the start will seek to them again.
+        """
+        for records in self.batches:
+            owned = ours.get((records.topic, records.partition))
+            if owned is not None and owned.stage is Stage.RUNNING:
+                owned.held.append(records)
+        for key, owned in ours.items():
+            owned.partial = self.partials.get(key) if owned.stage is Stage.RUNNING else None
 
 
 class Width:
@@ -42,38 +70,62 @@ class Width:
         self._partitions = 1
         self._polled_at = 0.0
 
-    async def gather(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
-        """What is there, in batches of `limit` at most; only the first record is waited for."""
+    async def poll(
+        self, limit: int, timeout_seconds: float, ours: Mapping[TopicPartition, Owned]
+    ) -> bool:
+        """Hold what comes, in batches of `limit` at most; whether anything came."""
+        partials = {key: owned.partial for key, owned in ours.items() if owned.partial}
+        gathered = await self.gather(limit, timeout_seconds, partials)
+        gathered.hold(ours)
+        return gathered.came
+
+    async def poll_as_it_comes(
+        self, limit: int, timeout_seconds: float, ours: Mapping[TopicPartition, Owned]
+    ) -> bool:
+        """The same, where no batches are made: for lanes, and beside a slow handler."""
+        got = await self._fetch(limit, timeout_seconds)
+        waited = [owned.partial.records for owned in ours.values() if owned.partial]
+        Gathered([*waited, *got], {}, bool(got)).hold(ours)
+        return bool(got)
+
+    async def gather(
+        self, limit: int, timeout_seconds: float, partials: Mapping[TopicPartition, Partial]
+    ) -> Gathered:
+        """`partials`: what waited until now."""
         now = self._monotonic()
         slow, self._polled_at = now - self._polled_at > SLOW_SECONDS, now
-        wide = max(limit, min(int(FILL * limit * self._partitions), MOST))
-        wanted = limit if slow or limit == 1 else wide
-        got = await self._fetch(wanted, timeout_seconds)
-        came = {(each.topic, each.partition): each for each in got}
-        is_full = sum(map(len, got)) >= wanted
-        self._partitions = len(got) if is_full else 1
-        while is_full and not slow:
-            wanted = _missing(came, limit)
-            if not wanted:
-                break
-            got = await self._fetch(wanted, 0.0)
+        came = {key: each.records for key, each in partials.items()}
+        wanted = limit if slow else max(limit, min(limit * self._partitions, MOST))
+        came_at_all = False
+        while True:
+            got = await self._fetch(wanted, 0.0 if came else timeout_seconds)
+            came_at_all = came_at_all or bool(got)
             is_full = sum(map(len, got)) >= wanted
+            self._partitions = _alike(got) if is_full else 1
             for each in got:
                 key = (each.topic, each.partition)
-                before = came.pop(key, None)  # what came last stands last
-                came[key] = each if before is None else before.then(each)
-        return [part for each in came.values() for part in _cut(each, limit)]
+                came[key] = came[key].then(each) if key in came else each
+            sizes = [len(each) for each in came.values()]
+            if not is_full or slow or max(sizes) >= NEARLY * limit or sum(sizes) >= MOST:
+                break
+            wanted = limit
+        waits = is_full and not slow and sum(sizes) < MOST + limit and native is not None
+        gathered = Gathered([], left := {}, came_at_all)
+        for key, records in came.items():
+            since = partials[key].since if key in partials and len(records) < limit else now
+            *whole, last = _cut(records, limit)
+            gathered.batches.extend(whole)
+            if waits and len(last) < NEARLY * limit and now - since < WAIT_SECONDS:
+                left[key] = Partial(last, since)
+            else:
+                gathered.batches.append(last)
+        return gathered
 
 
-def _missing(came: dict[TopicPartition, Records], limit: int) -> int:
-    """How many records to ask for more; 0 where the batch that came last is whole, or nearly."""
-    sizes = [len(records) for records in came.values()]
-    missing = -sizes[-1] % limit
-    if missing <= SHORT * limit:
-        return 0
-    if max(sizes) <= 2 * min(sizes):  # mixed: what comes is of all of them
-        missing = max(missing, int(FILL * min(-size % limit for size in sizes)) * len(sizes))
-    return missing if sum(sizes) + missing <= max(MOST, limit) else 0
+def _alike(got: Sequence[Records]) -> int:
+    """Of how many partitions it is, if of all of them alike."""
+    sizes = [len(records) for records in got]
+    return round(sum(sizes) / max(sizes))
 
 
 def _cut(records: Records, limit: int) -> list[Records]:

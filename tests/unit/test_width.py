@@ -1,21 +1,30 @@
-"""How much is asked of the client at once, and how it is cut."""
+"""How records become batches: one test a row of the table, and what it must never do."""
 
 from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 
 import effectonce as eo
+from effectonce import width as module
 from effectonce.now import now
+from effectonce.owned import Partial
 from effectonce.ports import Records, TopicPartition
 from effectonce.stores.memory import MemoryStore
-from effectonce.width import MOST, SLOW_SECONDS, Width
+from effectonce.width import MOST, SLOW_SECONDS, WAIT_SECONDS, Width
 from tests.unit.lone import TOPIC, Log, LogsClient, SomeRecords, consumer_of
 
 LIMIT = 100
+Sizes = list[tuple[int, int]]
+
+
+@pytest.fixture(autouse=True)
+def in_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether it was built or not: without it nothing waits."""
+    monkeypatch.setattr(module, "native", object())
 
 
 class Queue:
@@ -27,6 +36,8 @@ class Queue:
         self.ends = Counter[int]()
         self.at = 9.99
         self.width = Width(self.fetch, lambda: self.at)
+        self.partials: Mapping[TopicPartition, Partial] = {}
+        self.came: list[Records] = []
         self.gather()
         self.add(*runs)
 
@@ -45,118 +56,158 @@ class Queue:
         del self.waiting[:limit]
         return [SomeRecords(rows, partition=partition) for partition, rows in got.items()]
 
-    def gather(self, *, limit: int = LIMIT, behind_seconds: float = 0.01) -> Sequence[Records]:
+    def gather(self, *, limit: int = LIMIT, behind_seconds: float = 0.01) -> Sizes:
         self.asked, self.waited = list[int](), list[float]()
         self.at += behind_seconds
-        return now(self.width.gather, limit, 0.1)
+        found = now(self.width.gather, limit, 0.1, self.partials)
+        self.partials = found.partials
+        self.came += found.batches
+        return [(each.partition, len(each)) for each in found.batches]
+
+    def kept(self) -> Sizes:
+        return [(number, len(each.records)) for (_, number), each in self.partials.items()]
+
+    def all_in_order(self) -> bool:
+        """What has come of each partition, and what is kept, is all there was, in its order."""
+        came = [*self.came, *(each.records for each in self.partials.values())]
+        return all(
+            [int(at) for each in came if each.partition == number for at in each.offsets()]
+            == [*range(end - sum(partition == number for partition, _ in self.waiting))]
+            for number, end in self.ends.items()
+        )
 
 
-def sizes(batches: Sequence[Records]) -> list[tuple[int, int]]:
-    return [(each.partition, len(each)) for each in batches]
-
-
-def in_turn(*, of: int, records: int) -> list[tuple[int, int]]:
+def in_turn(*, of: int, records: int) -> Sizes:
     """One record of each partition, then of each the next."""
     return [(n % of, 1) for n in range(records)]
 
 
-def test_the_first_poll_asks_for_a_batch_or_one_partition_would_be_handed_too_much() -> None:
-    queue = Queue((0, 1000))
-    queue.gather()
-    assert queue.asked == [LIMIT]
-
-
-def test_after_a_full_poll_of_four_partitions_a_batch_of_each_is_asked_for() -> None:
-    queue = Queue(*in_turn(of=4, records=1000))
-    queue.gather()
-    queue.gather()
-    assert queue.asked[0] == 340
+# -- the last poll brought less than was asked -----------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "runs", [[(0, 100)], in_turn(of=4, records=99), []], ids=["one", "not full", "none"]
+    ("runs", "batches"),
+    [([], []), ([(0, 99)], [(0, 99)]), ([(0, 20), (1, 30)], [(0, 20), (1, 30)])],
+    ids=["nothing", "one", "two"],
 )
-def test_else_it_is_a_batch(runs: Sequence[tuple[int, int]]) -> None:
+def test_all_that_is_there_goes_at_once_or_live_records_would_wait(
+    runs: Sizes, batches: Sizes
+) -> None:
     queue = Queue(*runs)
+    assert queue.gather() == batches
+    assert queue.kept() == []
+    assert (queue.asked, queue.waited) == ([LIMIT], [0.1])
+
+
+def test_what_waited_goes_with_the_last_records_of_a_backlog() -> None:
+    queue = Queue((0, 80), (1, 30))
+    assert queue.gather() == [(0, 80), (1, 30)]
+    queue.add((0, 80), (1, 120))
+    assert queue.gather() == [(1, 100)]
+    assert queue.kept() == [(0, 80), (1, 20)]
+    assert queue.gather() == [(0, 80), (1, 20)]
+    assert queue.waited == [0.0], "records in hand waited for others to come"
+    assert queue.all_in_order()
+
+
+# -- it came late ----------------------------------------------------------------------------------
+
+
+def test_where_handlers_are_slow_all_goes_or_a_partition_would_wait_for_all_the_others() -> None:
+    queue = Queue((0, 80), (1, 1000))
     queue.gather()
-    queue.add((0, 1000))
+    assert queue.kept() == [(0, 80), (1, 20)]
+    late = queue.gather(behind_seconds=SLOW_SECONDS + 0.01)
+    assert late[0] == (0, 80)
+    assert (queue.kept(), queue.asked) == ([], [LIMIT])
+
+
+# -- it was full -----------------------------------------------------------------------------------
+
+
+def test_whole_batches_go_and_the_rest_waits_for_more_of_its_partition() -> None:
+    queue = Queue((0, 20), (1, 150), (0, 1000))
+    assert queue.gather() == [(1, 100)]
+    assert (queue.asked, queue.kept()) == ([LIMIT, LIMIT], [(0, 50), (1, 50)])
+    assert queue.gather() == [(0, 100)]
+    assert queue.kept() == [(0, 50), (1, 50)]
+    assert queue.all_in_order()
+
+
+def test_nearly_a_whole_batch_is_one() -> None:
+    queue = Queue((0, 90), (1, 1000))
+    assert queue.gather() == [(0, 90)]
+    assert queue.kept() == [(1, 10)]
+
+
+def test_a_partition_of_which_no_more_comes_is_not_left_waiting_while_others_flow() -> None:
+    queue = Queue((0, 20), (1, 10_000))
+    queue.gather()
+    polls = 1
+    while (0, 20) not in queue.gather():
+        polls += 1
+        assert polls < 10
+    assert WAIT_SECONDS <= polls * 0.01 <= WAIT_SECONDS + 0.02
+    assert queue.all_in_order()
+
+
+def test_what_waits_counts_from_when_it_came_and_not_from_the_batch_before_it() -> None:
+    queue = Queue(*[(0, 120)] * 40)
+    assert [queue.gather() for _ in range(20)] == [[(0, 100)]] * 20
+
+
+def test_a_poll_asks_for_a_batch_of_each_where_the_last_one_was_of_several_alike() -> None:
+    queue = Queue(*in_turn(of=4, records=2000))
+    queue.gather()
+    queue.gather()
+    assert queue.asked == [4 * LIMIT]
+    assert queue.all_in_order()
+
+
+@pytest.mark.parametrize("runs", [[(0, 100)], [(0, 10), (1, 90)]], ids=["one", "unlike"])
+def test_else_for_a_batch_or_more_would_be_in_memory_than_caches_hold(runs: Sizes) -> None:
+    queue = Queue(*runs, (1, 5000))
+    queue.gather()
     queue.gather()
     assert queue.asked == [LIMIT]
 
 
-def test_where_handlers_are_slow_it_is_a_batch_or_a_partition_would_wait_for_all_the_others() -> (
-    None
-):
-    queue = Queue(*in_turn(of=4, records=1000))
-    queue.gather()
-    queue.gather(behind_seconds=SLOW_SECONDS + 0.01)
-    assert queue.asked == [LIMIT], "what a batch lacked was asked for, too"
+def test_the_first_poll_asks_for_a_batch_or_one_partition_would_be_handed_too_much() -> None:
+    queue = Queue((0, 1000))
+    assert (queue.gather(), queue.asked) == ([(0, 100)], [LIMIT])
 
 
 def test_many_partitions_do_not_bring_more_than_memory_should_hold() -> None:
-    queue = Queue(*in_turn(of=LIMIT, records=3 * MOST))
+    queue = Queue(*in_turn(of=200, records=4 * MOST))
+    for _ in range(20):
+        queue.gather()
+        assert max(queue.asked, default=0) <= MOST
+        assert sum(size for _, size in queue.kept()) <= MOST + LIMIT
+    assert queue.all_in_order()
+
+
+def test_a_batch_may_be_larger_than_that_if_asked_for() -> None:
+    queue = Queue((0, 2 * MOST))
+    assert queue.gather(limit=MOST + 1) == [(0, MOST + 1)]
+
+
+def test_no_batch_is_larger_than_was_asked_for_though_it_is_less_by_now() -> None:
+    queue = Queue((0, 80), (1, 1000))
     queue.gather()
-    assert sum(map(len, queue.gather())) == MOST
-    queue.gather(limit=MOST + 1)
-    assert queue.asked == [MOST + 1]
+    assert max(size for _, size in queue.gather(limit=30)) == 30
+    assert queue.all_in_order()
 
 
-def test_who_asks_for_one_is_given_one_or_a_tending_keeper_would_take_more() -> None:
-    queue = Queue(*in_turn(of=4, records=1000))
-    queue.gather()
-    assert len(queue.gather(limit=1)) == 1
-    assert queue.asked == [1]
-
-
-def test_a_batch_that_came_in_part_is_filled_or_many_would_be_small() -> None:
+def test_without_c_nothing_is_kept_or_the_collector_would_walk_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "native", None)
     queue = Queue((0, 20), (1, 1000))
-    batches = queue.gather()
-    assert sizes(batches) == [(0, 20), (1, 100)]
-    assert queue.asked == [100, 20]
-    assert queue.waited == [0.1, 0.0], "records in hand waited for others to come"
-    assert batches[1].offsets().tolist() == [*range(100)]
-
-
-def test_what_fills_one_partition_may_begin_another() -> None:
-    queue = Queue((0, 20), (1, 85), (2, 1000))
-    assert sizes(queue.gather()) == [(0, 20), (1, 85), (2, 100)]
-
-
-def test_a_partition_that_came_before_and_comes_again_stays_in_order() -> None:
-    queue = Queue((0, 20), (1, 90), (0, 1000))
-    batches = queue.gather()
-    assert sizes(batches) == [(1, 90), (0, 100)]
-    assert batches[1].offsets().tolist() == [*range(100)]
-
-
-@pytest.mark.parametrize("more", [0, 15], ids=["nothing", "too little"])
-def test_what_is_not_there_is_not_asked_for_twice(more: int) -> None:
-    queue = Queue((0, 20), (1, 80 + more))
-    assert sizes(queue.gather()) == [(0, 20), (1, 80 + more)]
-    assert queue.asked == [100, 20]
-
-
-def test_of_mixed_partitions_what_is_asked_for_more_is_of_all_of_them_and_makes_none_too_long() -> (
-    None
-):
-    queue = Queue(*in_turn(of=4, records=1000))
     queue.gather()
-    assert [size for _, size in sizes(queue.gather())] == [97, 97, 97, 97]
-    assert queue.asked == [340, 48]
+    assert queue.kept() == []
 
 
-def test_for_the_last_few_records_of_a_batch_no_poll_is_spent() -> None:
-    queue = Queue((0, 10), (1, 1000))
-    assert sizes(queue.gather()) == [(0, 10), (1, 90)]
-
-
-def test_what_is_longer_than_a_batch_is_cut_and_nothing_is_left_out() -> None:
-    queue = Queue(*in_turn(of=4, records=100))
-    queue.gather()
-    queue.add((0, 240), (1, 90), (2, 1))
-    batches = queue.gather()
-    assert sizes(batches) == [(0, 100), (0, 100), (0, 40), (1, 90), (2, 1)]
-    assert [int(each.offsets()[0]) for each in batches] == [25, 125, 225, 25, 25]
+# -- in a consumer ---------------------------------------------------------------------------------
 
 
 class Mixed(LogsClient):
