@@ -128,6 +128,8 @@ class ConsumerRecords:
 class AiokafkaClient:
     """The real `AsyncClient`. Made, and used, in a running event loop."""
 
+    holds_cheaply = True  # it holds thousands itself
+
     def __init__(
         self, settings: Mapping[str, Any], admin: Mapping[str, Any] | None, hold: asyncio.Lock
     ) -> None:

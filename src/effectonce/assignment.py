@@ -98,7 +98,7 @@ class Assignment:
         """Partitions of a job that are not ours, and their ends where they are known."""
         self._told = self._reminded = self._topics_checked = self.polled_at = self._asked = 0.0
         self._drained = self._flowed = False
-        self._width = Width(client.fetch, clock.monotonic)
+        self._width = Width(client, clock.monotonic)
 
     def partitions(self) -> list[Owned]:
         """A snapshot; safe from any thread."""

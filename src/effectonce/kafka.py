@@ -158,6 +158,8 @@ def _mend(unreadable: Message) -> None:
 class ConfluentClient:
     """The real `Client`. `config` has passed `config_problems`; librdkafka may find more."""
 
+    holds_cheaply = native is not None
+
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._incremental = is_incremental(config)
         settings = consumer_settings(config)

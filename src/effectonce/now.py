@@ -127,6 +127,7 @@ class ClientNow:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self.holds_cheaply = client.holds_cheaply
 
     async def fetch(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
         return self._client.fetch(limit, timeout_seconds)

@@ -9,6 +9,8 @@ little of each partition, behind a backlog thousands of one, then of the next.
 | brought less than was asked    | all goes, whatever its size: nothing more is there            |
 | came late: handlers are slow   | all goes: they are what costs, and nobody should wait         |
 | was full                       | whole batches go; the rest waits for more, up to WAIT_SECONDS |
+| and the client holds no more   | all goes, cut                                                 |
+| cheaply                        |                                                               |
 
 A poll asks for a batch; where the last one was of several partitions alike, for one of each.
 
@@ -18,18 +20,18 @@ of 500 were 125.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final
 
-from effectonce.native import native
 from effectonce.owned import Owned, Partial, Stage
-from effectonce.ports import Records, TopicPartition
-
-Fetch: TypeAlias = Callable[[int, float], Awaitable[Sequence[Records]]]
+from effectonce.ports import AsyncClient, Records, TopicPartition
 
 NEARLY: Final = 0.9
 """Of a batch is whole enough."""
+FILL: Final = 0.85
+"""Of a batch for each partition, where none waits: shares differ, and what is cut in two has gained
+nothing."""
 MOST: Final = 4_000
 """Records at once, since they are no longer in the client's own bounds."""
 SLOW_SECONDS: Final = 0.05
@@ -64,8 +66,9 @@ class Gathered:
 class Width:
     """One consumer's polls."""
 
-    def __init__(self, fetch: Fetch, monotonic: Callable[[], float]) -> None:
-        self._fetch = fetch
+    def __init__(self, client: AsyncClient, monotonic: Callable[[], float]) -> None:
+        self._fetch = client.fetch
+        self._keeps = client.holds_cheaply
         self._monotonic = monotonic
         self._partitions = 1
         self._polled_at = 0.0
@@ -95,7 +98,8 @@ class Width:
         now = self._monotonic()
         slow, self._polled_at = now - self._polled_at > SLOW_SECONDS, now
         came = {key: each.records for key, each in partials.items()}
-        wanted = limit if slow else max(limit, min(limit * self._partitions, MOST))
+        each_wants = limit if self._keeps else int(FILL * limit)
+        wanted = limit if slow else max(limit, min(each_wants * self._partitions, MOST))
         came_at_all = False
         while True:
             got = await self._fetch(wanted, 0.0 if came else timeout_seconds)
@@ -106,10 +110,11 @@ class Width:
                 key = (each.topic, each.partition)
                 came[key] = came[key].then(each) if key in came else each
             sizes = [len(each) for each in came.values()]
-            if not is_full or slow or max(sizes) >= NEARLY * limit or sum(sizes) >= MOST:
+            waits = is_full and self._keeps and not slow
+            if not waits or max(sizes) >= NEARLY * limit or sum(sizes) >= MOST:
                 break
             wanted = limit
-        waits = is_full and not slow and sum(sizes) < MOST + limit and native is not None
+        waits = waits and sum(sizes) < MOST + limit
         gathered = Gathered([], left := {}, came_at_all)
         for key, records in came.items():
             since = partials[key].since if key in partials and len(records) < limit else now

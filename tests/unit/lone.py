@@ -179,6 +179,7 @@ class SomeRecords:
 class LogClient:
     """`Client` on a `Log`."""
 
+    holds_cheaply = True
     topic_id = b"T" * 16
     clock: Clock | None = None
 

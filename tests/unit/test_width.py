@@ -5,37 +5,35 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 
 import effectonce as eo
-from effectonce import width as module
+from effectonce.model import Partition
 from effectonce.now import now
 from effectonce.owned import Partial
 from effectonce.ports import Records, TopicPartition
 from effectonce.stores.memory import MemoryStore
 from effectonce.width import MOST, SLOW_SECONDS, WAIT_SECONDS, Width
-from tests.unit.lone import TOPIC, Log, LogsClient, SomeRecords, consumer_of
+from tests.unit.lone import CONFIG, TOPIC, Log, LogClient, LogsClient, SomeRecords, consumer_of
 
 LIMIT = 100
+GROUP = CONFIG["group.id"]
 Sizes = list[tuple[int, int]]
-
-
-@pytest.fixture(autouse=True)
-def in_c(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whether it was built or not: without it nothing waits."""
-    monkeypatch.setattr(module, "native", object())
 
 
 class Queue:
     """What a client has fetched, and a consumer that has polled before: 10 ms ago."""
 
-    def __init__(self, *runs: tuple[int, int]) -> None:
+    def __init__(self, *runs: tuple[int, int], holds_cheaply: bool = True) -> None:
         """So many records of one partition, then of the next."""
+        self.holds_cheaply = holds_cheaply
+        client: Any = self
         self.waiting: list[tuple[int, int]] = []
         self.ends = Counter[int]()
         self.at = 9.99
-        self.width = Width(self.fetch, lambda: self.at)
+        self.width = Width(client, lambda: self.at)
         self.partials: Mapping[TopicPartition, Partial] = {}
         self.came: list[Records] = []
         self.gather()
@@ -198,24 +196,26 @@ def test_no_batch_is_larger_than_was_asked_for_though_it_is_less_by_now() -> Non
     assert queue.all_in_order()
 
 
-def test_without_c_nothing_is_kept_or_the_collector_would_walk_it(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(module, "native", None)
-    queue = Queue((0, 20), (1, 1000))
-    queue.gather()
-    assert queue.kept() == []
+def test_nothing_waits_where_the_collector_would_walk_it_each_time() -> None:
+    queue = Queue((0, 20), (1, 80), *in_turn(of=4, records=1000), holds_cheaply=False)
+    assert queue.gather() == [(0, 20), (1, 80)]
+    assert queue.gather() == [(0, 25), (1, 25), (2, 25), (3, 25)]
+    assert queue.gather() == [(0, 85), (1, 85), (2, 85), (3, 85)]
+    assert queue.all_in_order()
 
 
 # -- in a consumer ---------------------------------------------------------------------------------
 
 
-class Mixed(LogsClient):
-    """Four partitions, two records of each in turn, as they come from a broker."""
+class InTurn(LogsClient):
+    """Partitions whose records come in turn: so many of the first, so many of the next."""
 
-    def __init__(self) -> None:
-        ids = [str(uuid.UUID(int=n)) for n in range(800)]
-        super().__init__({(TOPIC, n): Log(dict(enumerate(ids[n::4]))) for n in range(4)})
+    def __init__(self, *turn: int) -> None:
+        ids = iter(str(uuid.UUID(int=n)) for n in range(200 * len(turn)))
+        super().__init__(
+            {(TOPIC, n): Log({at: next(ids) for at in range(200)}) for n in range(len(turn))}
+        )
+        self.turn = turn
 
     def fetch(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
         if not self._assigned and self._listener is not None:
@@ -226,7 +226,7 @@ class Mixed(LogsClient):
         while limit > 0:
             before = limit
             for home in (home for home in self.logs if home not in self.paused):
-                found = self.logs[home].read(self.next[home], min(limit, 2))
+                found = self.logs[home].read(self.next[home], min(limit, self.turn[home[1]]))
                 got.setdefault(home, []).extend(found.rows)
                 self.next[home] += len(found.rows)
                 limit -= len(found.rows)
@@ -235,18 +235,39 @@ class Mixed(LogsClient):
         return [SomeRecords(rows, partition=home[1]) for home, rows in got.items() if rows]
 
 
-def test_batches_of_mixed_partitions_are_nearly_whole_and_never_larger_than_was_asked_for() -> None:
-    batches, seen = list[int](), list[tuple[int, int]]()
+def consumed(
+    *turn: int, store: MemoryStore | None = None, steals: int = 0
+) -> list[list[tuple[int, int]]]:
+    """Partitions and offsets, batch by batch; in so many of them somebody else opens the first."""
+    store, batches = store or MemoryStore(), list[list[tuple[int, int]]]()
 
-    def handler(batch: eo.Batch) -> None:
-        batches.append(len(batch))
-        seen.extend((event.partition, event.offset) for event in batch)
+    def handler(batch: eo.Batch, tx: eo.KeyValueTx) -> None:
+        batches.append([(event.partition, event.offset) for event in batch])
+        if len(batches) <= steals:
+            store.open(Partition(GROUP, GROUP, TOPIC, batch[0].partition), LogClient.topic_id)
 
-    with consumer_of(Mixed(), MemoryStore(), effects=eo.Outside(on_doubt="repeat")) as consumer:
+    with consumer_of(InTurn(*turn), store) as consumer:
         consumer.run_batches(handler, size=20, until=eo.END)
-    assert max(batches) <= 20
-    assert sum(batches) / len(batches) > 17
+    return batches
+
+
+def test_batches_of_mixed_partitions_are_nearly_whole_and_never_larger_than_was_asked_for() -> None:
+    batches = consumed(2, 2, 2, 2)
+    sizes = [len(batch) for batch in batches]
+    assert max(sizes) <= 20
+    assert sum(sizes) / len(sizes) > 19
+    seen = [event for batch in batches for event in batch]
     assert sorted(seen) == [(number, offset) for number in range(4) for offset in range(200)]
     for number in range(4):
         of_one = [offset for partition, offset in seen if partition == number]
         assert of_one == sorted(of_one)
+
+
+def test_what_waits_behind_a_batch_that_is_refused_comes_after_it_or_the_batch_would_be_lost() -> (
+    None
+):
+    refused, *batches = consumed(3, 2, steals=1)
+    assert refused == [(0, offset) for offset in range(20)]
+    for number in range(2):
+        of_one = [offset for batch in batches for partition, offset in batch if partition == number]
+        assert of_one == [*range(200)]

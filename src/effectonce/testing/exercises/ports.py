@@ -87,6 +87,8 @@ class Process(Protocol):
 class SampleClient:
     """`ports.Client` of one member."""
 
+    holds_cheaply = True
+
     def __init__(self, process: Process, cluster: Cluster) -> None:
         self._process, self._cluster = process, cluster
         self._home: TopicPartition = (cluster.topic, 0)

@@ -41,6 +41,7 @@ from effectonce.testing.simulator.disk import Disk, SimSharedStore, SimStore
 from effectonce.testing.simulator.mutants_of_lanes import MUTANTS_OF_LANES
 from effectonce.testing.simulator.process import SimClient
 from effectonce.testing.simulator.world import Mode, Report, attempt
+from effectonce.width import Gathered
 
 
 def _moved(by: int) -> Callable[[Any, Any], Any]:
@@ -164,6 +165,15 @@ def _not_sent_again(real: Any) -> Any:
         await real(self, owned, reason)
 
     return release
+
+
+def _waits_for_nothing(real: Any) -> Any:
+    """What waits for a whole batch is forgotten."""
+
+    def hold(self: Any, ours: Any) -> None:
+        real(replace(self, partials={}), ours)
+
+    return hold
 
 
 def _not_if_leaving(real: Any) -> Any:
@@ -304,6 +314,7 @@ MUTANTS: Final = (
         "stale is taken for applied", swap(SimStore, "commit", takes_for_applied(Stale)), reach=_R
     ),
     Mutant("unknown is planned anew", swap(Desk, "resend", _resend_anew), mode=_S),
+    Mutant("what waits for a whole batch is forgotten", swap(Gathered, "hold", _waits_for_nothing)),
     Mutant("unknown is forgotten", swap(Desk, "resend", _drop_unsent)),
     Mutant("unknown begins anew", swap(Desk, "_send", _reopened), mode=_S),
     Mutant(

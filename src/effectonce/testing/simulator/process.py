@@ -239,6 +239,8 @@ class Process:
 class SimClient:
     """`ports.Client` over the simulated brokers."""
 
+    holds_cheaply = True
+
     def __init__(self, process: Process) -> None:
         self._process = process
         self._world = process.world
@@ -247,6 +249,7 @@ class SimClient:
         self._gone: set[TopicPartition] = set()
         self._learns: float | None = None
         self._closed = False
+        self._polls = 0
         self.member: Member | None = None
         self._listener: Listener | None = None
 
@@ -273,9 +276,17 @@ class SimClient:
             got = self._read(limit)
         return got
 
+    def _in_turn(self) -> list[TopicPartition]:
+        """Each poll begins with another partition, or the last ones would get nothing."""
+        self._polls += 1
+        keys = list(self._positions)
+        first = self._polls % len(keys) if keys else 0
+        return keys[first:] + keys[:first]
+
     def _read(self, limit: int) -> list[Records]:
         found: list[Records] = []
-        for key, position in self._positions.items():
+        for key in self._in_turn():
+            position = self._positions[key]
             if key in self._paused or key in self._gone or limit <= 0:
                 continue
             log = self._world.logs[key]

@@ -39,9 +39,11 @@ FAULTS_SECONDS: Final = 6.0
 CALM_SECONDS: Final = 12.0
 """By then faults stop, even where too few of them fell: a schedule cut down has few."""
 LIMIT_SECONDS: Final = 150.0
+"""After the faults: more than every backoff, session and topic check of the driver together."""
 IDLE_SECONDS: Final = 0.4
 """In place of the driver's ten, in a life of six."""
-"""After the faults: more than every backoff, session and topic check of the driver together."""
+BATCHES: Final = (20, 20, 20, 4)
+"""Records a batch: as many as come, or few, so that partitions wait for whole ones (width.py)."""
 MEMBERS: Final = 3
 WALL_MS: Final = 1_800_000_000_000
 
@@ -114,6 +116,7 @@ class World:
         """Events that retention or a deleted topic took before their effect."""
         self.style = self.chance.choice(list(Style))
         self.lanes = LanesOf.drawn(Random(f"{self.name} lanes")) if mode is Mode.LANES else None
+        self.batch = Random(f"{self.name} batches").choice(BATCHES)
         self._born = 0
         self._wall_ms = WALL_MS
         self._log_time_ms: dict[TopicPartition, int] = {}
@@ -127,7 +130,7 @@ class World:
             effects=InStore() if self.mode is Mode.IN_STORE else Outside(on_doubt="repeat"),
             retry=Retry(1000, wait_initial=timedelta(milliseconds=20), wait_max=timedelta(0, 1)),
             limits=Limits(
-                batch=20,
+                batch=self.batch,
                 handler_timeout_seconds=8.0,
                 drain_seconds=self.lanes.drain_seconds if self.lanes else 1.0,
                 held=self.lanes.held if self.lanes else 10_000,
