@@ -102,7 +102,7 @@ def test_what_waited_goes_with_the_last_records_of_a_backlog() -> None:
     assert queue.gather() == [(0, 80), (1, 30)]
     queue.add((0, 80), (1, 120))
     assert queue.gather() == [(1, 100)]
-    assert queue.kept() == [(0, 80), (1, 20)]
+    assert queue.kept() == [(0, 80)]
     assert queue.gather() == [(0, 80), (1, 20)]
     assert queue.waited == [0.0], "records in hand waited for others to come"
     assert queue.all_in_order()
@@ -114,7 +114,7 @@ def test_what_waited_goes_with_the_last_records_of_a_backlog() -> None:
 def test_where_handlers_are_slow_all_goes_or_a_partition_would_wait_for_all_the_others() -> None:
     queue = Queue((0, 80), (1, 1000))
     queue.gather()
-    assert queue.kept() == [(0, 80), (1, 20)]
+    assert queue.kept() == [(0, 80)]
     late = queue.gather(behind_seconds=SLOW_SECONDS + 0.01)
     assert late[0] == (0, 80)
     assert (queue.kept(), queue.asked) == ([], [LIMIT])
@@ -126,10 +126,17 @@ def test_where_handlers_are_slow_all_goes_or_a_partition_would_wait_for_all_the_
 def test_whole_batches_go_and_the_rest_waits_for_more_of_its_partition() -> None:
     queue = Queue((0, 20), (1, 150), (0, 1000))
     assert queue.gather() == [(1, 100)]
-    assert (queue.asked, queue.kept()) == ([LIMIT, LIMIT], [(0, 50), (1, 50)])
-    assert queue.gather() == [(0, 100)]
-    assert queue.kept() == [(0, 50), (1, 50)]
+    assert (queue.asked, queue.kept()) == ([100, 20], [(0, 20)])
+    assert queue.gather() == [(0, 100), (0, 100)]
+    assert queue.kept() == [(0, 70), (1, 50)]
     assert queue.all_in_order()
+
+
+def test_a_batch_is_filled_exactly_or_what_is_too_much_of_each_would_be_carried_along() -> None:
+    queue = Queue((0, 30), (1, 1000))
+    assert (queue.gather(), queue.asked) == ([(1, 100)], [100, 30])
+    assert (queue.gather(), queue.asked) == ([(1, 100)], [100])
+    assert queue.kept() == [(0, 30)]
 
 
 def test_nearly_a_whole_batch_is_one() -> None:
