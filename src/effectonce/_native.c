@@ -241,6 +241,51 @@ static PyObject *find(PyObject *module, PyObject *args) {
     return answer;
 }
 
+/* marked(keys, secret, tags, rows, log, fingerprints, least) -> a byte a key, fingerprints as u32 */
+static PyObject *marked(PyObject *module, PyObject *args) {
+    (void)module;
+    Table table;
+    Py_buffer prints;
+    long long least;
+    if (!PyArg_ParseTuple(args, "y*y*y*y*y*y*L", &table.keys, &table.secret, &table.tags,
+                          &table.rows, &table.log, &prints, &least))
+        return NULL;
+    PyObject *answer = NULL, *seen = NULL, *found = NULL;
+    int64_t *positions = NULL;
+    uint32_t *full = NULL;
+    if (is_sound(&table)) {
+        size_t count = (size_t)table.count;
+        positions = PyMem_Malloc(count * sizeof *positions + 1);
+        full = PyMem_Malloc(count * sizeof *full + 1);
+        seen = PyByteArray_FromStringAndSize(NULL, table.count);
+        found = PyByteArray_FromStringAndSize(NULL, table.count * (Py_ssize_t)sizeof(uint32_t));
+        if ((uint64_t)prints.len != table.capacity * 4 || (uintptr_t)prints.buf % 4)
+            PyErr_SetString(PyExc_ValueError, "fingerprints and log are not of one table");
+        else if (positions == NULL || full == NULL)
+            PyErr_NoMemory();
+        else if (seen != NULL && found != NULL) {
+            const uint32_t *of_rows = prints.buf;
+            unsigned char *is_seen = (unsigned char *)PyByteArray_AsString(seen);
+            uint32_t *fingerprint = (uint32_t *)PyByteArray_AsString(found);
+            find_all(&table, least, 0, positions, full);
+            for (size_t at = 0; at < count; at++)
+                if (positions[at] >= 0) PREFETCH(of_rows + positions[at]);
+            for (size_t at = 0; at < count; at++) {
+                is_seen[at] = positions[at] >= 0;
+                fingerprint[at] = is_seen[at] ? of_rows[positions[at]] : 0;
+            }
+            answer = PyTuple_Pack(2, seen, found);
+        }
+    }
+    PyMem_Free(positions);
+    PyMem_Free(full);
+    Py_XDECREF(seen);
+    Py_XDECREF(found);
+    PyBuffer_Release(&prints);
+    release(&table);
+    return answer;
+}
+
 /* -- inserting ----------------------------------------------------------------------------------- */
 
 /* Puts each key into the next free slot of its bucket; returns how many found none (`spilled`). */
@@ -350,15 +395,59 @@ static void leave_collector(PyObject *object) {
     if (PyObject_GC_IsTracked(object)) PyObject_GC_UnTrack(object);
 }
 
-static PyObject *untrack(PyObject *module, PyObject *messages) {
+/* survey(messages, error, partition): what `partition` says of them, as a list, or once where it is
+   the same of all. None where one has an error. The collector walks them no more. */
+static PyObject *survey(PyObject *module, PyObject *args) {
     (void)module;
-    if (!PyList_Check(messages)) {
-        PyErr_SetString(PyExc_TypeError, "a list of messages");
+    PyObject *messages, *error_of, *partition_of, *first = NULL, *all = NULL;
+    if (!PyArg_ParseTuple(args, "O!OO", &PyList_Type, &messages, &error_of, &partition_of))
         return NULL;
+    Py_ssize_t count = PyList_Size(messages);
+    for (Py_ssize_t at = 0; at < count; at++) {
+        PyObject *message = PyList_GetItem(messages, at);
+        if (message == NULL) goto failed;
+        leave_collector(message);
+        PyObject *error = PyObject_CallFunctionObjArgs(error_of, message, NULL);
+        if (error == NULL) goto failed;
+        int is_fine = error == Py_None;
+        Py_DECREF(error);
+        if (!is_fine) {
+            Py_XDECREF(first);
+            Py_XDECREF(all);
+            Py_RETURN_NONE;
+        }
+        PyObject *partition = PyObject_CallFunctionObjArgs(partition_of, message, NULL);
+        if (partition == NULL) goto failed;
+        if (first == NULL) {
+            first = partition;
+            continue;
+        }
+        if (all == NULL && partition != first) { /* a number below 257 is one object */
+            all = PyList_New(count);
+            for (Py_ssize_t before = 0; all != NULL && before < at; before++) {
+                Py_INCREF(first);
+                PyList_SetItem(all, before, first);
+            }
+            if (all == NULL) {
+                Py_DECREF(partition);
+                goto failed;
+            }
+        }
+        if (all == NULL)
+            Py_DECREF(partition);
+        else
+            PyList_SetItem(all, at, partition);
     }
-    for (Py_ssize_t at = 0; at < PyList_Size(messages); at++)
-        leave_collector(PyList_GetItem(messages, at));
+    if (all != NULL) {
+        Py_XDECREF(first);
+        return all;
+    }
+    if (first != NULL) return first;
     Py_RETURN_NONE;
+failed:
+    Py_XDECREF(first);
+    Py_XDECREF(all);
+    return NULL;
 }
 
 /* The value of the only header, if `name` is its name; borrowed. NULL with an exception, or without
@@ -413,10 +502,11 @@ static PyObject *only_header(PyObject *module, PyObject *args) {
 /* -- the module ---------------------------------------------------------------------------------- */
 
 static PyMethodDef methods[] = {
-    {"untrack", untrack, METH_O, "kafka: the collector walks these no more"},
+    {"survey", survey, METH_VARARGS, "kafka: errors and partitions of messages"},
     {"only_header", only_header, METH_VARARGS, "kafka: MessageRecords.only_header"},
     {"uuid_keys", uuid_keys, METH_O, "keys.uuid_keys, as bytes"},
     {"find", find, METH_VARARGS, "KeyIndex: positions of keys in one table"},
+    {"marked", marked, METH_VARARGS, "KeyIndex: fingerprints of keys in one table"},
     {"put", put, METH_VARARGS, "KeyIndex: keys into one table"},
     {"may_repeat", may_repeat, METH_O, "plan.may_repeat_inside"},
     {NULL, NULL, 0, NULL},

@@ -194,11 +194,10 @@ class ConfluentClient:
         messages = [first]
         if limit > 1:
             messages += self._consumer.consume(limit - 1, 0)
-        if native is not None:
-            native.untrack(messages)
-        if any(map(Message.error, messages)):
+        homes = native.survey(messages, Message.error, Message.partition) if native else None
+        if homes is None and any(map(Message.error, messages)):
             messages = self._without_errors(messages)
-        return _grouped(messages, self._topics)
+        return _grouped(messages, self._topics, homes)
 
     def _without_errors(self, messages: list[Message]) -> list[Message]:
         """An error comes as a message without headers and with its text as the value."""
@@ -418,17 +417,24 @@ def _bare(partitions: Sequence[TopicPartition]) -> list[_TopicPartition]:
     return [_TopicPartition(*partition) for partition in partitions]
 
 
-def _grouped(messages: list[Message], topics: Sequence[str]) -> Sequence[Records]:
-    """By partition, in delivered order. A drained batch mostly holds a single one."""
+def _grouped(
+    messages: list[Message], topics: Sequence[str], homes: list[int] | int | None = None
+) -> Sequence[Records]:
+    """By partition, in delivered order. A drained batch mostly holds a single one.
+
+    `homes`: their numbers, or the one of all, where they are known.
+    """
     if not messages:
         return ()
     if len(topics) == 1:  # then nobody needs to ask each message for it: 25 ns
-        numbers = list(map(Message.partition, messages))
+        if isinstance(homes, int):
+            return [MessageRecords(topics[0], homes, messages)]
+        numbers: list[Any] = homes or list(map(Message.partition, messages))
         return [
             MessageRecords(topics[0], number, group) for number, group in _runs(numbers, messages)
         ]
-    homes: Any = zip(map(Message.topic, messages), map(Message.partition, messages), strict=True)
-    groups: Any = _runs(list(homes), messages)
+    places: Any = zip(map(Message.topic, messages), map(Message.partition, messages), strict=True)
+    groups: Any = _runs(list(places), messages)
     return [MessageRecords(topic, number, group) for (topic, number), group in groups]
 
 

@@ -6,7 +6,8 @@
 | `uuid_keys`   | `identity/keys.py`: `uuid_keys_at_once`           |
 | `may_repeat`  | `core/plan.py`: `may_repeat_sorted`               |
 | `find`, `put` | `stores/index.py`: `_find_`, `_put_in_buckets`    |
-| `untrack`     | none: for the collector they are as any others    |
+| `marked`      | `stores/index.py`: `KeyIndex._marked`             |
+| `survey`      | `kafka.py`: `fetch`, where the collector walks on |
 
 It is built where there is a C compiler and Python's headers, and missed nowhere: every answer is
 the same without it, and tests hold it to that. EFFECTONCE_NATIVE=0 leaves it out.
@@ -29,8 +30,17 @@ class Native(Protocol):
         """16 bytes each; None where one is no UUID."""
         ...
 
-    def untrack(self, messages: list[Any], /) -> None:
-        """Python's collector walks them no more, nor what `only_header` reads of them."""
+    def survey(
+        self,
+        messages: list[Any],
+        error: Callable[[Any], object],
+        partition: Callable[[Any], Any],
+        /,
+    ) -> list[int] | int | None:
+        """The partition of each, or of all; None where one is an error, or there is none.
+
+        Python's collector walks them no more, nor what `only_header` reads of them.
+        """
         ...
 
     def only_header(
@@ -52,6 +62,20 @@ class Native(Protocol):
         /,
     ) -> tuple[bytearray, bytearray]:
         """Positions (i64) or -1, and which keys are not there and have a full bucket (u32)."""
+        ...
+
+    def marked(
+        self,
+        keys: NDArray[Any],
+        secret: bytes,
+        tags: NDArray[Any],
+        rows: NDArray[Any],
+        log: NDArray[Any],
+        fingerprints: NDArray[Any],
+        least: int,
+        /,
+    ) -> tuple[bytearray, bytearray]:
+        """Which are there (a byte each), and their fingerprints (u32)."""
         ...
 
     def put(

@@ -134,13 +134,56 @@ def test_what_the_collector_no_longer_walks_is_freed_as_ever() -> None:
             gone.append(self.number)
 
     messages: list[Any] = [Message(number) for number in range(3)]
-    native.untrack([*messages, b"no container", object, memoryview])
+    assert native.survey([*messages, b"no container", object], nothing_of, type) is not None
     found = native.only_header(messages, attrgetter("headers"), "event-id")
     assert found == [b"0", b"1", b"2"]
     assert not any(map(gc.is_tracked, messages))
     assert not any(gc.is_tracked(message.headers) for message in messages)
     del messages
     assert gone == [2, 1, 0]
+
+
+def nothing_of(message: object) -> None:
+    """No error."""
+
+
+@pytest.mark.parametrize(
+    ("partitions", "found"),
+    [
+        ([], None),
+        ([3], 3),
+        ([3, 3, 3], 3),
+        ([300, 300], [300, 300]),
+        ([0, 0, 1, 0], [0, 0, 1, 0]),
+        ([0, 1], [0, 1]),
+    ],
+)
+def test_each_message_has_its_own_partition_whether_they_are_one_or_many(
+    partitions: list[int], found: object
+) -> None:
+    assert native is not None
+    messages = [[int(str(partition))] for partition in partitions]
+    assert native.survey(messages, nothing_of, lambda message: message[0]) == found
+
+
+@pytest.mark.parametrize("at", [0, 1, 3])
+def test_an_error_among_messages_is_never_taken_for_a_message(at: int) -> None:
+    assert native is not None
+    messages = [["", 0], ["", 1], ["", 1], ["", 0]]
+    messages[at][0] = "error"
+    assert native.survey(messages, lambda m: m[0] or None, lambda m: m[1]) is None
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_what_asking_a_message_raises_is_let_through(at: int) -> None:
+    assert native is not None
+    messages = [[1, 1, 1], [1, 1, 1]]
+    with pytest.raises(ZeroDivisionError):
+        native.survey(messages, nothing_of, lambda m: 1 // (m is not messages[at]))
+    with pytest.raises(ZeroDivisionError):
+        native.survey(messages, lambda m: None if 1 // (m is not messages[at]) else m, len)
+    with pytest.raises(TypeError):
+        native.survey((), nothing_of, len)  # type: ignore[arg-type]
 
 
 # -- buffers that do not fit -----------------------------------------------------------------------
@@ -198,6 +241,16 @@ def test_a_bucket_that_says_it_holds_more_than_it_can_is_full() -> None:
     full = table(fill=np.full(2, 255, np.uint8))
     native.put(*full.values())
     assert full["spilled"].tolist() == [3, 0, 1, 2]
+
+
+@pytest.mark.parametrize("of", [9, 11, 0])
+def test_fingerprints_of_another_table_are_refused(of: int) -> None:
+    assert native is not None
+    keys, secret, tags, rows, log = list(table().values())[:5]
+    with pytest.raises(ValueError, match="table"):
+        native.marked(keys, secret, tags, rows, log, np.zeros(of, np.uint32), 0)
+    seen, found = native.marked(keys, secret, tags, rows, log, np.zeros(10, np.uint32), 0)
+    assert (seen, found) == (bytearray(3), bytearray(12))
 
 
 @pytest.mark.parametrize("ids", [(), None, {}])

@@ -105,7 +105,12 @@ class KeyIndex:
 
     def marked(self, keys: Keys) -> tuple[Mask, Fingerprints]:
         """Whether each key is there, and its fingerprint, or 0."""
-        found = self.lookup(keys)
+        keys = _checked(keys)
+        alone = self._old is None and self._table.marked(keys, self._floor)
+        return alone or self._marked(keys)
+
+    def _marked(self, keys: Keys) -> tuple[Mask, Fingerprints]:
+        found = self._lookup(keys)
         seen = found >= 0
         fingerprints = np.zeros(len(keys), np.uint32)
         rows = seen.nonzero()[0]
@@ -294,6 +299,16 @@ class _Table:
                 if position >= floor:
                     found[i] = position
         return found
+
+    def marked(self, keys: Keys, floor: int) -> tuple[Mask, Fingerprints] | None:
+        """Which stand here, and their fingerprints; None where the dict has a say, or without C."""
+        if native is None or self._spilled:
+            return None
+        seen, fingerprints = native.marked(
+            keys, self._mix.secret, self._slot_tags, self._rows, self._keys, self.fingerprints,
+            floor - self.base,
+        )  # fmt: skip
+        return np.frombuffer(seen, np.bool_), np.frombuffer(fingerprints, np.uint32)
 
     def _find_in_buckets(self, keys: Keys, floor: int) -> tuple[Positions, NDArray[np.intp]]:
         """The positions, and the keys that may stand in the dict: their buckets are full."""
