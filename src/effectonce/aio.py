@@ -51,6 +51,7 @@ from effectonce.settings_aio import (
     rebalance_seconds,
 )
 from effectonce.signals import on_sigterm
+from effectonce.waiting import take
 from effectonce.words import no_broker, no_topics
 
 if TYPE_CHECKING:
@@ -99,7 +100,6 @@ class AsyncOnceConsumer:
         self._watch = Watch(once.limits.handler_timeout_seconds)
         self._client: AiokafkaClient | None = None
         self._assignment: Assignment | None = None
-        self._limit = once.limits.batch
         self._loaned: Task | None = None
         self._in_turn = False
         """From a look around until what it gave to the handlers is settled. Found true, a turn was
@@ -131,7 +131,6 @@ class AsyncOnceConsumer:
             partial(check_until, until),
             partial(check_lanes, lanes, order, lane, in_store=in_store),
         )
-        self._limit = self._once.limits.batch
         if lanes == 1 or self._once.in_store:
             await self._run(until, lambda: self._serially(until, run_events, handler))
         else:
@@ -151,8 +150,7 @@ class AsyncOnceConsumer:
             partial(check_until, until),
             partial(check_size, size),
         )
-        self._limit = size or self._once.limits.batch
-        await self._run(until, lambda: self._serially(until, run_batch, handler))
+        await self._run(until, lambda: self._serially(until, run_batch, handler, size))
 
     def __aiter__(self) -> AsyncIterator[Batch]:
         """Give batches to your own loop.
@@ -165,7 +163,6 @@ class AsyncOnceConsumer:
         Asking for the next batch, and leaving the `async with` block of the consumer, commits what
         the last one finished. Ends after `stop()`.
         """
-        self._limit = self._once.limits.batch
         return self
 
     async def __anext__(self) -> Batch:
@@ -283,9 +280,12 @@ class AsyncOnceConsumer:
             await work()
             await self._raise_stopped(until)
 
-    async def _serially(self, until: Until, run: AsyncRun, handler: AsyncHandler) -> None:
+    async def _serially(
+        self, until: Until, run: AsyncRun, handler: AsyncHandler, size: int | None = None
+    ) -> None:
+        limit = size or self._once.limits.batch
         while not await self._done(until):
-            task = await self._turn()
+            task = await self._turn(limit)
             if task is not None:
                 await self._carry_out(task, run, handler)
             task = None  # forgotten before the next one is fetched
@@ -306,7 +306,7 @@ class AsyncOnceConsumer:
         async with self._held():
             await self._start()
             while not await self._done(Until.STOPPED):
-                task = await self._turn()
+                task = await self._turn(self._once.limits.batch)
                 if task is None:
                     continue
                 if not len(task.plan.runs):
@@ -366,7 +366,7 @@ class AsyncOnceConsumer:
             ours.begin_again()
             self._in_turn = False
 
-    async def _turn(self) -> Task | None:
+    async def _turn(self, limit: int) -> Task | None:
         """One look around: what is due is done, and at most one task is decided."""
         ours = self._ours
         if ours.fatal is not None:
@@ -375,7 +375,7 @@ class AsyncOnceConsumer:
         await ours.see_to_what_is_due()
         ready = await ours.ready()
         if ready is None:
-            await ours.fetch(self._limit, FETCH_SECONDS)
+            await ours.fetch(limit, FETCH_SECONDS)
             ready = await ours.ready()
         else:  # a rebalance that waits for its turn goes first
             self._hold.release()
@@ -383,7 +383,7 @@ class AsyncOnceConsumer:
             ready = await ours.ready()
         task = None
         if ready is not None:
-            task = await ours.desk.decide(ready, ready.held.popleft())
+            task = await ours.desk.decide(ready, take(ready, limit))
         self._in_turn = task is not None
         return task
 

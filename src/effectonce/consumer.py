@@ -42,7 +42,7 @@ from effectonce.owned import Health, Owned, Pool, Stage, Task, health_of
 from effectonce.ports import Client, Clock, Keeper
 from effectonce.settings import config_problems, once_problems, topic_problems
 from effectonce.signals import on_sigint, on_sigterm
-from effectonce.waiting import following
+from effectonce.waiting import following, take
 from effectonce.words import no_broker, no_topics
 from effectonce.workers import PoolNow, Workers
 
@@ -117,7 +117,6 @@ class OnceConsumer:
         )
         self._pool = pool or Workers
         self._ours_now = OursNow(self._assignment)
-        self._limit = once.limits.batch
         self._loaned: Task | None = None
         self._in_turn = False
         """From a look around until what it gave to the handlers is settled. Found true, a turn was
@@ -152,9 +151,8 @@ class OnceConsumer:
             partial(check_until, until),
             partial(check_lanes, lanes, order, lane, in_store=in_store),
         )
-        self._limit = self._once.limits.batch
         if lanes == 1 or self._once.in_store:
-            self._run(until, run_events, handler)
+            self._run(until, run_events, handler, self._once.limits.batch)
         else:
             self._run_lanes(until, handler, lanes, Order(order), lane)
 
@@ -176,8 +174,7 @@ class OnceConsumer:
             partial(check_until, until),
             partial(check_size, size),
         )
-        self._limit = size or self._once.limits.batch
-        self._run(until, run_batch, handler)
+        self._run(until, run_batch, handler, size or self._once.limits.batch)
 
     def __iter__(self) -> Iterator[Batch]:
         """Give batches to your own loop.
@@ -191,13 +188,12 @@ class OnceConsumer:
         last one finished. Ends after `stop()`.
         """
         self._start()
-        self._limit = self._once.limits.batch
         return self
 
     def __next__(self) -> Batch:
         self._take_over()
         while not self._done(Until.STOPPED):
-            task = self._turn()
+            task = self._turn(self._once.limits.batch)
             if task is None:
                 continue
             if not len(task.plan.runs):
@@ -257,13 +253,13 @@ class OnceConsumer:
 
     # -- the loop ------------------------------------------------------------------------------
 
-    def _run(self, until: Until, run: Run, handler: Handler) -> None:
+    def _run(self, until: Until, run: Run, handler: Handler, limit: int) -> None:
         self._start()
         if until is Until.END:
             now(self._assignment.wait_for_all)
         with on_sigterm(self.stop):
             while not self._done(until):
-                self._take_turn(run, handler)
+                self._take_turn(run, handler, limit)
         now(self._assignment.desk.collect)
         self._raise_stopped(until)
 
@@ -295,9 +291,9 @@ class OnceConsumer:
             raise loop.escaping
         self._raise_stopped(until)
 
-    def _take_turn(self, run: Run, handler: Handler) -> None:
+    def _take_turn(self, run: Run, handler: Handler, limit: int) -> None:
         """One task, which is forgotten before the next one is fetched."""
-        task = self._turn()
+        task = self._turn(limit)
         if task is not None:
             self._carry_out(task, run, handler)
 
@@ -321,7 +317,7 @@ class OnceConsumer:
         self._client.subscribe(self._topics, self._ours_now)
         self._started = True
 
-    def _turn(self) -> Task | None:
+    def _turn(self, limit: int) -> Task | None:
         """One look around: what is due is done, and at most one task is decided."""
         ours = self._assignment
         if ours.fatal is not None:
@@ -332,21 +328,21 @@ class OnceConsumer:
         if SWEEPS and (ready is None or native) and gc.isenabled() and gc.get_count()[1]:
             gc.collect(1)
         if ready is None:
-            now(ours.fetch, self._limit, FETCH_SECONDS)
+            now(ours.fetch, limit, FETCH_SECONDS)
             ready = now(ours.ready)
         elif self._clock.monotonic() - ours.polled_at > POLL_SECONDS:
             now(ours.tend)
             ready = now(ours.ready)
         if ready is not None and ours.desk.ask(ready):
-            now(ours.fetch_behind, ready, self._limit)
+            now(ours.fetch_behind, ready, limit)
             ready = now(ours.ready, ready)
-        task = self._decide(ready) if ready is not None else None
+        task = self._decide(ready, limit) if ready is not None else None
         self._in_turn = task is not None
         return task
 
-    def _decide(self, ready: Owned) -> Task | None:
+    def _decide(self, ready: Owned, limit: int) -> Task | None:
         """The store is asked for the records behind before it is waited for (asking.py)."""
-        ours, records = self._assignment, ready.held.popleft()
+        ours, records = self._assignment, take(ready, limit)
         if ours.desk.ahead is not None:
             behind = following(ours.partitions(), ready, self._clock.monotonic())
             if behind is not None:

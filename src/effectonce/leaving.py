@@ -13,7 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from threading import Thread
+from threading import Event, Lock, Thread
 from typing import Final
 
 from confluent_kafka import Consumer
@@ -47,18 +47,18 @@ class Leaving:
     """The close of one consumer. The thread keeps it: to let go of it would wait as well."""
 
     def __init__(self) -> None:
-        self._thread: Thread | None = None
+        self._once = Lock()
+        self._ended = Event()
         self._raised: BaseException | None = None
 
     def end(self, close: Callable[[], None]) -> None:
         """Close it, or wait for the close that is under way. Raises what that raised."""
-        if self._thread is None:
-            self._thread = Thread(
-                target=self._run, args=(close,), name="effectonce-leaving", daemon=True
-            )
-            self._thread.start()
-        self._thread.join(CLOSE_SECONDS)
-        if self._thread.is_alive():
+        try:
+            # broken off by a Ctrl-C it is started once more, and `_run` takes the first one
+            Thread(target=self._run, args=(close,), name="effectonce-leaving", daemon=True).start()
+        except RuntimeError:  # none can be started any more: the interpreter ends
+            self._run(close)
+        if not self._ended.wait(CLOSE_SECONDS):
             log.error(
                 "librdkafka has not closed within %.0f s and may never (its issue 4527). What "
                 "ended is committed; the group gives the partitions to others once this member's "
@@ -69,7 +69,11 @@ class Leaving:
             raise raised
 
     def _run(self, close: Callable[[], None]) -> None:
+        if not self._once.acquire(blocking=False):
+            return  # the first one is at it, or was
         try:
             close()
         except BaseException as error:  # noqa: BLE001 - for whoever closes
             self._raised = error
+        finally:
+            self._ended.set()

@@ -7,6 +7,7 @@ from typing import Final
 
 from effectonce.errors import StoreError, StoreUnavailable
 from effectonce.owned import Owned, Stage
+from effectonce.ports import Records
 
 END_ASKED_SECONDS: Final = 0.1
 """As long as a poll that brings nothing."""
@@ -55,8 +56,23 @@ def is_alone(asked: Owned, partitions: Iterable[Owned], held: int) -> bool:
 
 
 def may_go_on(owned: Owned, now: float) -> bool:
-    """Its records are decided now."""
-    return owned.stage is Stage.RUNNING and not owned.unanswered and owned.due <= now
+    """Its records are decided now.
+
+    Not while it is to begin anew: records may be missing between the position and those that are
+    held (of lanes that were broken off with the store down, the ones behind them ran, seen).
+    """
+    if owned.stage is not Stage.RUNNING or owned.anew or owned.dropped:
+        return False
+    return not owned.unanswered and owned.due <= now
+
+
+def take(owned: Owned, limit: int) -> Records:
+    """Its next records; such as came for a run with larger batches are cut."""
+    records = owned.held.popleft()
+    if len(records) > limit:
+        owned.held.appendleft(records.part(limit))
+        records = records.part(0, limit)
+    return records
 
 
 def in_turn(partitions: Iterable[Owned], first: Owned | None) -> list[Owned]:

@@ -205,7 +205,7 @@ def test_a_commit_that_kafka_refused_is_told_again_or_an_idle_partition_shows_a_
     with consumer_of(client, MemoryStore()) as consumer:
         for _ in range(20):
             consumer._start()
-            task = consumer._turn()
+            task = consumer._turn(1)
             if task is not None:
                 consumer._carry_out(task, run_events, count)
         assert client.refused

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -283,6 +284,43 @@ def test_ctrl_c_lets_what_runs_end_and_is_raised_then() -> None:
     with lanes_of(log, store) as consumer:
         consumer.run(lambda event: ran.append(event.id), until=eo.END, lanes=2)
     assert sorted(first + ran) == ["a/0", "a/2", "b/1"]
+
+
+class GoesDown(MemoryStore):
+    """No commit is answered while it is down; the second one meets a Ctrl-C."""
+
+    down = False
+    refused = 0
+
+    def commit(self, commits: Sequence[Commit]) -> list[CommitResult]:
+        if not self.down:
+            return super().commit(commits)
+        self.refused += 1
+        if self.refused == 2:
+            signal.raise_signal(signal.SIGINT)
+        return [Unknown(StoreUnavailable("down")) for _ in commits]
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_what_lanes_had_in_hand_as_the_store_was_down_comes_before_what_is_behind_it(
+    lanes: int,
+) -> None:
+    """Those behind it ran first, and the position passed over it: lost (seen)."""
+    ran, store, ids = list[str](), GoesDown(), [str(uuid.UUID(int=n)) for n in range(40)]
+
+    def handler(event: eo.Event) -> None:
+        ran.append(event.id)
+        store.down = True
+        time.sleep(0.1)  # longer than `commit_seconds`: it is settled with the store
+
+    limits = eo.Limits(batch=20, held=10, commit_seconds=0.05)
+    client = LogClient(Log(dict(enumerate(ids))), a_poll=20)
+    with consumer_of(client, store, effects=OUTSIDE, limits=limits) as consumer:
+        with pytest.raises(KeyboardInterrupt):
+            consumer.run(handler, lanes=2)
+        store.down = False
+        consumer.run(lambda event: ran.append(event.id), lanes=lanes, until=eo.END)
+    assert set(ran) == set(ids)
 
 
 def test_a_stop_waits_for_a_stuck_handler_once_and_not_again_at_the_close() -> None:

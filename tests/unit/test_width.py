@@ -278,3 +278,33 @@ def test_what_waits_behind_a_batch_that_is_refused_comes_after_it_or_the_batch_w
     for number in range(2):
         of_one = [offset for batch in batches for partition, offset in batch if partition == number]
         assert of_one == [*range(200)]
+
+
+def test_batches_are_no_larger_than_asked_for_though_a_larger_one_was_left_by_the_run_before() -> (
+    None
+):
+    sizes: list[int] = []
+
+    def breaks_off(event: eo.Event, tx: eo.KeyValueTx) -> None:
+        if event.offset == 5:
+            raise KeyboardInterrupt
+
+    with consumer_of(InTurn(1), MemoryStore()) as consumer:
+        with pytest.raises(KeyboardInterrupt):
+            consumer.run(breaks_off)
+        consumer.run_batches(lambda batch, tx: sizes.append(len(batch)), size=7, until=eo.END)
+    assert max(sizes) == 7
+    assert sum(sizes) == 195
+
+
+def test_a_run_that_is_refused_changes_nothing_for_the_one_that_goes_on() -> None:
+    sizes: list[int] = []
+
+    def handler(batch: eo.Batch, tx: eo.KeyValueTx) -> None:
+        sizes.append(len(batch))
+        with pytest.raises(RuntimeError, match="in a handler"):
+            consumer.run(lambda event, tx: None)
+
+    with consumer_of(InTurn(1), MemoryStore()) as consumer:
+        consumer.run_batches(handler, size=7, until=eo.END)
+    assert max(sizes) == 7
