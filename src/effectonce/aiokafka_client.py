@@ -272,7 +272,7 @@ class AiokafkaClient:
             _TopicPartition(o.topic, o.partition): OffsetAndMetadata(o.offset, o.metadata + _END)
             for o in offsets
         }
-        if mode is CommitMode.SYNC:
+        if mode is not CommitMode.ASYNC:
             async with _translated("commit", COMMIT_SECONDS):
                 await self._commit(rows)
         elif self._committing is None or self._committing.done():

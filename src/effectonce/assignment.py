@@ -399,7 +399,7 @@ class Assignment:
         late.kill()
         log.error("%s\n%s", self.cut, stacks_of_others(late.thread))
         if self.lanes is not None:
-            await self.give_up(list(self._owned), "cut off", CommitMode.SYNC)
+            await self.give_up(list(self._owned), "cut off", CommitMode.LAST)
         await self._store.release(owned.at)
         owned.released = True
         await self._client.close()
@@ -416,7 +416,7 @@ class Assignment:
             emit(PartitionAssigned(at))
 
     async def on_revoked(self, partitions: Sequence[TopicPartition]) -> None:
-        await self._guarded(partitions, "revoked", CommitMode.SYNC)
+        await self._guarded(partitions, "revoked", CommitMode.LAST)
 
     async def on_lost(self, partitions: Sequence[TopicPartition]) -> None:
         await self._guarded(partitions, "lost", None)
@@ -451,7 +451,7 @@ class Assignment:
 
     async def give_up_all(self) -> None:
         """The consumer closes."""
-        await self.give_up(list(self._owned), "closed", CommitMode.SYNC)
+        await self.give_up(list(self._owned), "closed", CommitMode.LAST)
 
     async def give_up(
         self, partitions: Sequence[TopicPartition], reason: str, mode: CommitMode | None

@@ -47,7 +47,7 @@ from effectonce.once import Once
 from effectonce.owned import Owned, Stage, Task, Unsent
 from effectonce.ports import AsyncSendsAhead, AsyncStore, Clock, Reach, Records
 from effectonce.stores.commits import are_facts
-from effectonce.words import blocked, committed, gave_up, raised
+from effectonce.words import blocked, committed, gave_up, raised, untouched
 
 log = logging.getLogger("effectonce")
 
@@ -175,10 +175,8 @@ class Desk:
             log.error(
                 "%s: its former owners began and did not advance; running offset %d alone, "
                 "attempt %d (does this record kill the process?)",
-                owned.at,
-                offset,
-                commit.position.attempts,
-            )
+                owned.at, offset, commit.position.attempts,
+            )  # fmt: skip
             if not owned.counted:
                 counted = first_start(owned.at, commit.position, owned.next_serial())
                 commit = Commit(owned.at, commit.follows, counted.position)
@@ -363,13 +361,16 @@ class Desk:
         offset = int(task.columns.offsets[resolved])
         if resolved < task.plan.size:
             error = task.work.failures.get(resolved)
-            if error is not None and task.failed_together and isinstance(error, Exception):
+            if isinstance(error, Exception) and task.failed_together:
                 self._failed_together(owned, offset, error)
-            elif error is not None:
+            elif isinstance(error, Exception):  # Ctrl-C is raised soon, and no attempt at the event
                 self._failed(owned, offset, error)
             elif not resolved and not task.work.endings.any():
                 # a loop of the user's that touches nothing must not spin
                 owned.due = self._clock.monotonic() + self._once.retry.wait_seconds(1, 0.0)
+                if owned.untouched == offset:
+                    log.warning(untouched(owned.at, offset))
+                owned.untouched = offset
         elif task.plan.blocked_by is Decision.WAIT:
             owned.due = self._clock.monotonic() + STORE_WAIT_SECONDS
         elif task.plan.blocked_by is not None:

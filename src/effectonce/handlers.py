@@ -96,6 +96,19 @@ def check_ran(outcome: object, why: str = _RUNS_NOTHING) -> None:
         raise ConfigError([why])
 
 
+def check_batch(outcome: object, why: str = _RUNS_NOTHING) -> None:
+    """Refuse what a batch handler returns: a list of failures, say, would count as all done."""
+    check_ran(outcome, why)
+    if outcome is not None:
+        raise ConfigError(
+            [
+                f"handler: returned {type(outcome).__name__}; a batch handler returns nothing, "
+                "which means all done. Say event.done(outcome) or event.failed(error) of an event, "
+                "or raise"
+            ]
+        )
+
+
 def let_through(error: BaseException) -> BaseException | None:
     """What no second attempt would mend: sys.exit, Ctrl-C, a handler that runs nothing."""
     ordinary = isinstance(error, Exception) and not isinstance(error, ConfigError)
@@ -204,7 +217,7 @@ def _hand_over(task: Task, rows: Rows, handler: Handler) -> BaseException | None
     tx = None if effects is None else effects.begin()
     failure: BaseException | None = None
     try:
-        check_ran(handler(batch) if effects is None else handler(batch, tx))
+        check_batch(handler(batch) if effects is None else handler(batch, tx))
         failure = next(iter(work.failures.values()), None)
     except BaseException as error:  # noqa: BLE001 - as above
         failure = error

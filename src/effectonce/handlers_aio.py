@@ -18,7 +18,7 @@ from typing import Final, TypeAlias
 
 from effectonce.errors import ConfigError
 from effectonce.event import Batch, Event
-from effectonce.handlers import Check, check_ran, check_takes, let_through, portions
+from effectonce.handlers import Check, check_batch, check_ran, check_takes, let_through, portions
 from effectonce.model import UNSET, Ending, Rows
 from effectonce.owned import Task
 
@@ -155,7 +155,7 @@ async def _hand_over(
     failure: BaseException | None = None
     try:
         outcome = await (call(handler, batch) if effects is None else call(handler, batch, tx))
-        check_ran(outcome, NOT_AWAITED)
+        check_batch(outcome, NOT_AWAITED)
         failure = next(iter(work.failures.values()), None)
     except Interrupted as interrupted:
         failure = interrupted

@@ -173,6 +173,8 @@ class ConfluentClient:
         self._topics: Sequence[str] = ()
         self._has_topic_ids: bool | None = None
         self._leaving = Leaving()
+        self._fetching = False
+        """A callback, or a signal's handler, that closes now is within a call of the consumer."""
         self._gives_back = not leaves_by_unsubscribing(config)
 
     def subscribe(self, topics: Sequence[str], listener: Listener) -> None:
@@ -188,12 +190,16 @@ class ConfluentClient:
     # `consume(n, t)` waits the whole t unless n arrive (seen): poll for the first, then take
     # what is there
     def fetch(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
-        first = self._consumer.poll(timeout_seconds)
-        if first is None:
-            return ()
-        messages = [first]
-        if limit > 1:
-            messages += self._consumer.consume(limit - 1, 0)
+        self._fetching = True
+        try:
+            first = self._consumer.poll(timeout_seconds)
+            if first is None:
+                return ()
+            messages = [first]
+            if limit > 1:
+                messages += self._consumer.consume(limit - 1, 0)
+        finally:
+            self._fetching = False
         homes = native.survey(messages, Message.error, Message.partition) if native else None
         if homes is None and any(map(Message.error, messages)):
             messages = self._without_errors(messages)
@@ -257,7 +263,9 @@ class ConfluentClient:
             return
         rows = [_TopicPartition(o.topic, o.partition, o.offset, o.metadata) for o in offsets]
         with _translated("commit"):
-            if mode is CommitMode.ASYNC:
+            if mode is not CommitMode.SYNC:
+                # LAST too: a partition goes once no commit is on its way (100 of 100, seen). A sync
+                # one waits as long as the broker is silent: 9 minutes, until we were killed (seen)
                 self._consumer.commit(offsets=rows, asynchronous=True)
                 return
             for row in self._consumer.commit(offsets=rows, asynchronous=False) or ():
@@ -334,11 +342,12 @@ class ConfluentClient:
 
     def close(self) -> None:
         try:
-            if self._gives_back:
-                with suppress(RuntimeError, KafkaException):  # closed already; or whatever
+            # once it has begun, every other call of the consumer waits for it
+            if self._gives_back and not self._leaving.has_begun:
+                with suppress(KafkaException):
                     self._give_back()
         finally:
-            self._leaving.end(self._consumer.close)
+            self._leaving.end(self._consumer.close, here=self._fetching)
 
     def _give_back(self) -> None:
         give_back(self._consumer)

@@ -51,11 +51,22 @@ class Leaving:
         self._ended = Event()
         self._raised: BaseException | None = None
 
-    def end(self, close: Callable[[], None]) -> None:
-        """Close it, or wait for the close that is under way. Raises what that raised."""
+    @property
+    def has_begun(self) -> bool:
+        return self._once.locked()
+
+    def end(self, close: Callable[[], None], *, here: bool = False) -> None:
+        """Close it, or wait for the close that is under way. Raises what that raised.
+
+        here: without a thread, which would wait until we are out of another call.
+        """
         try:
-            # broken off by a Ctrl-C it is started once more, and `_run` takes the first one
-            Thread(target=self._run, args=(close,), name="effectonce-leaving", daemon=True).start()
+            if here:
+                self._run(close)
+            else:  # broken off by a Ctrl-C it is started once more, and `_run` takes the first one
+                Thread(
+                    target=self._run, args=(close,), name="effectonce-leaving", daemon=True
+                ).start()
         except RuntimeError:  # none can be started any more: the interpreter ends
             self._run(close)
         if not self._ended.wait(CLOSE_SECONDS):

@@ -151,6 +151,8 @@ class Owned:
     """Former owners died: below this offset records run one at a time, each attempt counted."""
     singly_below: int = UNSET
     """A batch handler failed: below this offset events are handed over one by one."""
+    untouched: int = UNSET
+    """Where a batch began of which a loop of the user's entered no event."""
     told: int = UNSET
     """What Kafka was last told."""
     epoch: int = NOT_KNOWN

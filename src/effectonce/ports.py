@@ -266,6 +266,8 @@ class CommitMode(Enum):
 
     SYNC = "sync"
     ASYNC = "async"
+    LAST = "last"
+    """Before its partitions are given back, and in order with that: Kafka is left with it."""
 
 
 @dataclass(frozen=True, slots=True)

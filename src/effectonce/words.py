@@ -73,6 +73,15 @@ def blocked(at: Partition, identified: Identified, row: int, offset: int) -> Par
     )
 
 
+def untouched(at: Partition, offset: int) -> str:
+    """What a loop of the user's has forgotten."""
+    return (
+        f"{at} offset {offset}: a batch was handed over twice from here on, and no event of it was "
+        "entered: whatever your loop did is done again each time. Nothing is lost or marked; write "
+        "`with event:` around what an event does"
+    )
+
+
 def gave_up(
     at: Partition, offset: int, attempts: int, error: BaseException, *, in_lanes: bool = False
 ) -> HandlerFailed:

@@ -16,8 +16,10 @@ from effectonce.core.outcome import decode_outcome
 from effectonce.hooks import BatchCommitted, Retrying
 from effectonce.identity.keys import keys_of
 from effectonce.model import Marker, OutcomeKind
+from effectonce.stores.memory import MemoryStore
 from effectonce.stores.rocksdb import RocksDBStore
 from tests.bad_input.kit import Flow, count, id_header, once_each, stops
+from tests.unit import lone
 
 
 def charge_badly(event: eo.Event, tx: eo.KeyValueTx) -> None:
@@ -428,3 +430,46 @@ def test_a_loop_that_leaves_an_event_by_an_exception_runs_it_again(flow: Flow) -
     assert flow.effects() == once_each(ids[:1])
     flow.job()
     assert flow.effects() == once_each(ids)
+
+
+@pytest.mark.parametrize("outcome", [False, {"batchItemFailures": []}, ["e1"], ValueError("x")])
+@pytest.mark.parametrize("effects", [eo.InStore(), eo.Outside("repeat")])
+def test_what_a_batch_handler_returns_is_refused_or_a_report_of_failures_would_mean_all_done(
+    outcome: object, effects: eo.InStore | eo.Outside
+) -> None:
+    store = MemoryStore()
+    with lone.consumer_of(
+        lone.LogClient(lone.Log({0: "e1", 1: "e2"})), store, effects=effects
+    ) as consumer:
+        with pytest.raises(eo.errors.ConfigError, match=r"returned \w+; a batch handler returns"):
+            consumer.run_batches(lambda *_: outcome, until=eo.END)
+        seen: list[str] = []
+        consumer.run_batches(
+            lambda batch, *_: seen.extend(event.id for event in batch), until=eo.END
+        )
+    assert seen == ["e1", "e2"]
+
+
+def test_a_loop_that_enters_no_event_is_told_so_or_its_effects_would_repeat_in_silence(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log = lone.Log({0: "e1", 1: "e2"})
+    with lone.consumer_of(lone.LogClient(log), MemoryStore()) as consumer:
+        for turn, batch in enumerate(consumer, 1):
+            assert [event.id for event in batch] == ["e1", "e2"]
+            if turn == 2:
+                assert "handed over twice" not in caplog.text
+            if turn == 3:
+                break
+        assert caplog.text.count("offset 0: a batch was handed over twice from here on") == 1
+
+
+def test_a_ctrl_c_is_no_failed_attempt_of_the_event(caplog: pytest.LogCaptureFixture) -> None:
+    def handler(event: eo.Event, tx: eo.KeyValueTx) -> None:
+        raise KeyboardInterrupt
+
+    with lone.consumer_of(lone.LogClient(lone.Log({0: "e1"})), MemoryStore()) as consumer:
+        with pytest.raises(KeyboardInterrupt):
+            consumer.run(handler)
+        assert consumer.health().ok
+    assert "attempt" not in caplog.text

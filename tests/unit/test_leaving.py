@@ -117,3 +117,13 @@ def test_a_close_that_does_not_end_is_left_behind_and_not_begun_twice(
     monkeypatch.setattr(leaving, "CLOSE_SECONDS", 10.0)
     left.end(close)
     assert begun == [1]
+
+
+def test_within_another_call_of_the_consumer_it_is_closed_by_the_caller_itself() -> None:
+    """A thread would wait until that call is over: 30 s, in a signal's handler (seen)."""
+    closed: list[int] = []
+    left = Leaving()
+    assert not left.has_begun
+    left.end(lambda: closed.append(threading.get_ident()), here=True)
+    assert closed == [threading.get_ident()]
+    assert left.has_begun

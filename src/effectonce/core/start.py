@@ -246,7 +246,8 @@ def _moved(
             "2",
             f"{what}: the partition moved here from another host, or the state "
             "directory was lost. Nothing was run. Bring its directory here, or pass "
-            'moved="accept" to go on at that offset without the markers of what is below it',
+            'moved="accept" to go on at that offset without what is kept there: markers, and '
+            "in-store effects",
         )
     base = _adopted(s, policy, s.row) if s.row else _fresh(s, policy)
     horizon = max(base.horizon, committed.offset)

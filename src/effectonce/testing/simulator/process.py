@@ -374,7 +374,7 @@ class SimClient:
         fate = self._process.enter("kafka.commit")
         if fate.before:
             raise BrokerError("simulated: no commit")
-        if mode is CommitMode.SYNC and member.expelled:
+        if mode is not CommitMode.ASYNC and member.expelled:
             raise BrokerError("Kafka, commit: unknown member")
         land = self._landing(offsets, member)
         if mode is CommitMode.ASYNC:
