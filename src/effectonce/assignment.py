@@ -142,7 +142,8 @@ class Assignment:
 
     async def _poll(self, limit: int, timeout_seconds: float) -> bool:
         """Hold what comes of running partitions, in batches."""
-        poll = self._width.poll if self.lanes is None else self._width.poll_as_it_comes
+        in_batches = self.lanes is None and limit > 1
+        poll = self._width.poll if in_batches else self._width.poll_as_it_comes
         came = await poll(limit, timeout_seconds, self._owned)
         self.polled_at = self._clock.monotonic()  # until now it was polled
         self._flowed = self._flowed or came
@@ -383,9 +384,7 @@ class Assignment:
         self._client.pause([o.key for o in flowing])
         for owned in flowing:
             owned.paused = True
-        seconds = TEND_SECONDS if self.busy else 0.0
-        await self._width.poll_as_it_comes(1, seconds, self._owned)
-        self.polled_at = self._clock.monotonic()
+        await self._poll(1, TEND_SECONDS if self.busy else 0.0)
 
     async def cut_off(self) -> None:
         """The handler is past its deadline and cannot be interrupted: make it harmless."""

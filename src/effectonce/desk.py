@@ -389,7 +389,7 @@ class Desk:
             owned.at, offset, raised(error),
         )  # fmt: skip
 
-    def _failed(self, owned: Owned, offset: int, error: BaseException) -> None:
+    def _failed(self, owned: Owned, offset: int, error: Exception) -> None:
         if isinstance(error, StoreError):
             self.store_failed(owned, error)  # not the handler's: its `tx` could not read
             return

