@@ -34,7 +34,7 @@ from effectonce.errors import HandlerFailed, PartitionStopped, StoreError
 from effectonce.event import Event, Work
 from effectonce.identity import Identified
 from effectonce.in_lanes import InLanes
-from effectonce.model import UNSET, Commit, Ending, Partition, Rows
+from effectonce.model import UNSET, Commit, Ending, Known, Partition, Rows
 from effectonce.once import Once
 from effectonce.owned import AsyncPool, Flight, Owned, Stage, Unsent
 from effectonce.ports import AsyncStore, Clock, Reach, Records
@@ -125,7 +125,7 @@ class LaneDesk:
             return False
         work = self._work(owned, records, identified)
         lanes, wall = self._lanes_of(owned, work, identified)
-        columns = _first(columns, len(records) if wall is None else wall[0])
+        columns, known = _first(columns, known, len(records) if wall is None else wall[0])
         admitted = mine.lanes.admit(
             columns,
             known,
@@ -411,13 +411,15 @@ class LaneDesk:
         return True
 
 
-def _first(columns: Columns, size: int) -> Columns:
+def _first(columns: Columns, known: Known, size: int) -> tuple[Columns, Known]:
+    """What stands in front of a record whose lane nobody can tell."""
     if size == len(columns):
-        return columns
-    return Columns(
+        return columns, known
+    in_front = Columns(
         columns.at,
         columns.offsets[:size],
         columns.keys[:size],
         columns.fingerprints[:size],
         [row for row in columns.unidentified if row < size],
     )
+    return in_front, Known(known.seen[:size], known.fingerprints[:size], known.as_of)

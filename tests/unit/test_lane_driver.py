@@ -197,6 +197,24 @@ def test_a_lane_that_raises_stops_its_partition_there_once_all_in_front_is_passe
     assert store.row().next == 2
 
 
+def test_a_repeat_behind_a_lane_that_raises_does_not_end_the_consumer_instead() -> None:
+    store = Kept()
+    with lanes_of(log_of("a", "b"), store) as consumer:
+        consumer.run(lambda event: None, until=eo.END, lanes=2)
+
+    def lane(event: eo.Event) -> str:
+        if event.id == "d":
+            raise KeyError("customer")
+        return "one"
+
+    with (
+        lanes_of(log_of("a", "b", "c", "d", "a"), store) as consumer,
+        pytest.raises(eo.HandlerFailed, match="offset 3: lane="),
+    ):
+        consumer.run(lambda event: None, until=eo.END, lanes=2, lane=lane)
+    assert store.row().next == 3
+
+
 # -- what fails ------------------------------------------------------------------------------------
 
 
