@@ -25,7 +25,7 @@ PACKAGE = "effectonce"
 LAYOUT = (
     ("errors",),
     ("_native",),  # in C
-    ("native",),
+    ("native", "values"),
     ("model",),
     ("identity",),
     ("policy",),

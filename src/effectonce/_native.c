@@ -29,6 +29,18 @@
 
 enum { KEY = 16, SLOTS = 16, GROUP = 64, UUID_TEXT = 36 };
 
+/* -- objects ------------------------------------------------------------------------------------- */
+
+enum { SOON = 8, LINE = 64 };
+
+/* Asks for the first lines of an object that is read some steps later: a batch of messages is larger
+   than the cache next to a core, so each pass over it would wait for the next one. */
+static void ask_for(PyObject *list, Py_ssize_t at, Py_ssize_t count, int lines) {
+    if (at >= count) return;
+    const char *object = (const char *)PyList_GetItem(list, at); /* only its address is used */
+    for (int line = 0; line < lines; line++) PREFETCH(object + line * LINE);
+}
+
 /* -- UUIDs --------------------------------------------------------------------------------------- */
 
 static int8_t digit_of[256]; /* of lower-case hex; -1: none */
@@ -63,6 +75,7 @@ static PyObject *uuid_keys(PyObject *module, PyObject *ids) {
     if (keys == NULL) return NULL;
     unsigned char *key = (unsigned char *)PyBytes_AsString(keys);
     for (Py_ssize_t row = 0; row < count; row++, key += KEY) {
+        ask_for(ids, row + SOON, count, 2);
         PyObject *id = PyList_GetItem(ids, row);
         if (!PyBytes_Check(id) || PyBytes_Size(id) != UUID_TEXT ||
             !parse_uuid((const unsigned char *)PyBytes_AsString(id), key)) {
@@ -71,6 +84,38 @@ static PyObject *uuid_keys(PyObject *module, PyObject *ids) {
         }
     }
     return keys;
+}
+
+/* -- fingerprints -------------------------------------------------------------------------------- */
+
+/* fingerprints(values, digest): of each value the low half of its digest, as u32. None where one is
+   not bytes. */
+static PyObject *fingerprints(PyObject *module, PyObject *args) {
+    (void)module;
+    PyObject *values, *digest;
+    if (!PyArg_ParseTuple(args, "O!O", &PyList_Type, &values, &digest)) return NULL;
+    Py_ssize_t count = PyList_Size(values);
+    PyObject *found = PyByteArray_FromStringAndSize(NULL, count * (Py_ssize_t)sizeof(uint32_t));
+    if (found == NULL) return NULL;
+    uint32_t *fingerprint = (uint32_t *)PyByteArray_AsString(found);
+    for (Py_ssize_t row = 0; row < count; row++) {
+        ask_for(values, row + SOON, count, 3);
+        PyObject *value = PyList_GetItem(values, row);
+        if (value == NULL || !PyBytes_CheckExact(value)) {
+            Py_DECREF(found);
+            if (PyErr_Occurred()) return NULL;
+            Py_RETURN_NONE;
+        }
+        PyObject *number = PyObject_CallFunctionObjArgs(digest, value, NULL);
+        unsigned long long hash = number != NULL ? PyLong_AsUnsignedLongLongMask(number) : 0;
+        Py_XDECREF(number);
+        if (number == NULL || (hash == UINT64_MAX && PyErr_Occurred())) {
+            Py_DECREF(found);
+            return NULL;
+        }
+        fingerprint[row] = (uint32_t)hash;
+    }
+    return found;
 }
 
 /* -- hashes -------------------------------------------------------------------------------------- */
@@ -387,6 +432,90 @@ static PyObject *may_repeat(PyObject *module, PyObject *arg) {
     return PyBool_FromLong(repeats);
 }
 
+/* -- what is decided and what is kept ------------------------------------------------------------ */
+
+/* repeats(seen, known, own, repeat): a byte a row, `repeat` where it was seen, and the rows where it
+   was not, as i64. None where a fingerprint differs. */
+static PyObject *repeats(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer seen, known, own;
+    unsigned char repeat;
+    if (!PyArg_ParseTuple(args, "y*y*y*b", &seen, &known, &own, &repeat)) return NULL;
+    PyObject *answer = NULL, *decisions = NULL, *runs = NULL;
+    Py_ssize_t count = seen.len, new = 0, at = 0;
+    if (known.len != count * 4 || own.len != count * 4 ||
+        ((uintptr_t)known.buf | (uintptr_t)own.buf) % 4) {
+        PyErr_SetString(PyExc_ValueError, "no fingerprints of these rows");
+        goto done;
+    }
+    decisions = PyByteArray_FromStringAndSize(NULL, count);
+    runs = PyByteArray_FromStringAndSize(NULL, count * (Py_ssize_t)sizeof(int64_t));
+    if (decisions == NULL || runs == NULL) goto done;
+    const unsigned char *is_seen = seen.buf;
+    const uint32_t *was = known.buf, *is = own.buf;
+    unsigned char *decision = (unsigned char *)PyByteArray_AsString(decisions);
+    int64_t *run = (int64_t *)PyByteArray_AsString(runs);
+    for (; at < count && (!is_seen[at] || was[at] == is[at]); at++) {
+        decision[at] = is_seen[at] ? repeat : 0;
+        run[new] = at;
+        new += !is_seen[at];
+    }
+    if (at < count) {
+        Py_INCREF(Py_None);
+        answer = Py_None;
+    } else if (!PyByteArray_Resize(runs, new * (Py_ssize_t)sizeof(int64_t))) {
+        answer = PyTuple_Pack(2, decisions, runs);
+    }
+done:
+    Py_XDECREF(decisions);
+    Py_XDECREF(runs);
+    PyBuffer_Release(&seen);
+    PyBuffer_Release(&known);
+    PyBuffer_Release(&own);
+    return answer;
+}
+
+static void put_u32(unsigned char *to, uint32_t number) {
+    for (int byte = 0; byte < 4; byte++) to[byte] = (unsigned char)(number >> (24 - 8 * byte));
+}
+
+/* columns(keys, fingerprints, offsets): the least offset, the greatest, and as bytes the keys, the
+   fingerprints (>u4) and how far each offset is above the least (>u4, if they are no further). */
+static PyObject *columns(PyObject *module, PyObject *args) {
+    (void)module;
+    Py_buffer keys, prints, offsets;
+    if (!PyArg_ParseTuple(args, "y*y*y*", &keys, &prints, &offsets)) return NULL;
+    PyObject *answer = NULL, *packed = NULL;
+    Py_ssize_t count = keys.len / KEY;
+    if (!count || keys.len % KEY || prints.len != count * 4 || offsets.len != count * 8 ||
+        (uintptr_t)prints.buf % 4 || (uintptr_t)offsets.buf % 8) {
+        PyErr_SetString(PyExc_ValueError, "no keys, or no fingerprints and offsets of them");
+        goto done;
+    }
+    packed = PyBytes_FromStringAndSize(NULL, count * (KEY + 8));
+    if (packed == NULL) goto done;
+    const uint32_t *print = prints.buf;
+    const int64_t *offset = offsets.buf;
+    int64_t least = offset[0], greatest = offset[0];
+    for (Py_ssize_t row = 1; row < count; row++) {
+        if (offset[row] < least) least = offset[row];
+        if (offset[row] > greatest) greatest = offset[row];
+    }
+    unsigned char *to = (unsigned char *)PyBytes_AsString(packed);
+    memcpy(to, keys.buf, (size_t)keys.len);
+    to += keys.len;
+    for (Py_ssize_t row = 0; row < count; row++, to += 4) put_u32(to, print[row]);
+    for (Py_ssize_t row = 0; row < count; row++, to += 4)
+        put_u32(to, (uint32_t)((uint64_t)offset[row] - (uint64_t)least));
+    answer = Py_BuildValue("LLO", (long long)least, (long long)greatest, packed);
+done:
+    Py_XDECREF(packed);
+    PyBuffer_Release(&keys);
+    PyBuffer_Release(&prints);
+    PyBuffer_Release(&offsets);
+    return answer;
+}
+
 /* -- messages ------------------------------------------------------------------------------------ */
 
 /* Bytes, numbers and text: no cycle leads through such an object, and the collector walks thousands
@@ -406,6 +535,7 @@ static PyObject *survey(PyObject *module, PyObject *args) {
     for (Py_ssize_t at = 0; at < count; at++) {
         PyObject *message = PyList_GetItem(messages, at);
         if (message == NULL) goto failed;
+        ask_for(messages, at + SOON, count, 2);
         leave_collector(message);
         PyObject *error = PyObject_CallFunctionObjArgs(error_of, message, NULL);
         if (error == NULL) goto failed;
@@ -473,6 +603,7 @@ static PyObject *only_header(PyObject *module, PyObject *args) {
     Py_ssize_t count = PyList_Size(messages);
     PyObject *values = PyList_New(count);
     for (Py_ssize_t at = 0; values != NULL && at < count; at++) {
+        ask_for(messages, at + SOON, count, 2);
         PyObject *message = PyList_GetItem(messages, at);
         if (message == NULL) {
             Py_DECREF(values);
@@ -505,10 +636,13 @@ static PyMethodDef methods[] = {
     {"survey", survey, METH_VARARGS, "kafka: errors and partitions of messages"},
     {"only_header", only_header, METH_VARARGS, "kafka: MessageRecords.only_header"},
     {"uuid_keys", uuid_keys, METH_O, "keys.uuid_keys, as bytes"},
+    {"fingerprints", fingerprints, METH_VARARGS, "identify._fingerprints, as u32"},
     {"find", find, METH_VARARGS, "KeyIndex: positions of keys in one table"},
     {"marked", marked, METH_VARARGS, "KeyIndex: fingerprints of keys in one table"},
     {"put", put, METH_VARARGS, "KeyIndex: keys into one table"},
     {"may_repeat", may_repeat, METH_O, "plan.may_repeat_inside"},
+    {"repeats", repeats, METH_VARARGS, "plan: where all are new, or repeats of the same payload"},
+    {"columns", columns, METH_VARARGS, "encoding: what a packed row holds behind its header"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, TypeAlias
 
 from effectonce.core.plan import Columns
@@ -19,6 +19,7 @@ from effectonce.errors import StoreError
 from effectonce.identity import Identified
 from effectonce.model import Known, Query
 from effectonce.ports import AsyncSendsAhead, Clock, Records
+from effectonce.values import dataclass
 
 Receipt: TypeAlias = Callable[[], Awaitable[Known | StoreError]]
 

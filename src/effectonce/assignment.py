@@ -73,6 +73,7 @@ class Assignment:
         """`drain` waits, under its deadline, until the handler's side has settled."""
         self._once = once
         self._store = store
+        self._reach = store.traits.reach
         self._client = client
         self._clock = clock
         self._drain = drain
@@ -153,7 +154,8 @@ class Assignment:
         """A partition with records to decide; a commit without an answer goes first."""
         now = self._clock.monotonic()
         for owned in waiting.in_turn(self.partitions(), first):
-            await self._resend(owned, now)
+            if owned.unanswered:
+                await self._resend(owned, now)
             if waiting.may_go_on(owned, now) and owned.held:
                 return owned
         return None
@@ -161,10 +163,11 @@ class Assignment:
     async def resend_due(self) -> None:
         """Commits without an answer go first, whatever runs beside."""
         for owned in self.partitions():
-            await self._resend(owned, self._clock.monotonic())
+            if owned.unanswered:
+                await self._resend(owned, self._clock.monotonic())
 
     async def _resend(self, owned: Owned, now: float) -> None:
-        if owned.unanswered and owned.due <= now and not waiting.was_refused(owned):
+        if owned.due <= now and not waiting.was_refused(owned):
             await self.desk.resend(owned)
 
     def _pause_waiting(self) -> None:
@@ -328,12 +331,12 @@ class Assignment:
                 owned.anew = True
 
     async def _verify_idle(self, now: float) -> None:
-        if self._store.traits.reach is Reach.EMBEDDED:
+        if self._reach is Reach.EMBEDDED:
             return
         idle = [o for o in self._owned.values() if waiting.is_idle(o, now, VERIFY_SECONDS)]
         for owned in idle:
             await self.desk.verify(owned)
-        if idle and self._store.traits.reach is Reach.SHARED:
+        if idle and self._reach is Reach.SHARED:
             await self._let_time_pass([o for o in idle if waiting.may_go_on(o, now)])
 
     async def _let_time_pass(self, idle: Sequence[Owned]) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import Final, TypeAlias
 
@@ -25,6 +24,7 @@ from effectonce.hooks import BatchStarted, around_batch
 from effectonce.model import UNSET, Ending, Rows
 from effectonce.owned import Flight, Task
 from effectonce.ports import Keeper
+from effectonce.values import dataclass
 
 # as plain numbers: an enum's member is looked up by name each time
 _UNTOUCHED, _DONE, _FAILED = int(Ending.UNTOUCHED), int(Ending.DONE), int(Ending.FAILED)

@@ -195,9 +195,8 @@ class ConfluentClient:
             first = self._consumer.poll(timeout_seconds)
             if first is None:
                 return ()
-            messages = [first]
-            if limit > 1:
-                messages += self._consumer.consume(limit - 1, 0)
+            messages = self._consumer.consume(limit - 1, 0) if limit > 1 else []
+            messages.insert(0, first)
         finally:
             self._fetching = False
         homes = native.survey(messages, Message.error, Message.partition) if native else None

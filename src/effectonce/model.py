@@ -7,12 +7,14 @@ as two u64, so `keys` has the shape (n, 2); `keys.tobytes()` gives the n keys on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum, IntEnum
 from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+
+from effectonce.values import dataclass
 
 Keys: TypeAlias = NDArray[np.uint64]
 Fingerprints: TypeAlias = NDArray[np.uint32]

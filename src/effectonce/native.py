@@ -1,13 +1,16 @@
 """The passes over a batch that are written in C too: `native` is that module, or None.
 
-| _native.c     | its twin, which is the rule                       |
-| ------------- | ------------------------------------------------- |
-| `only_header` | `identity/record.py`: `only_header`               |
-| `uuid_keys`   | `identity/keys.py`: `uuid_keys_at_once`           |
-| `may_repeat`  | `core/plan.py`: `may_repeat_sorted`               |
-| `find`, `put` | `stores/index.py`: `_find_`, `_put_in_buckets`    |
-| `marked`      | `stores/index.py`: `KeyIndex._marked`             |
-| `survey`      | `kafka.py`: `fetch`, where the collector walks on |
+| _native.c      | its twin, which is the rule                       |
+| -------------- | ------------------------------------------------- |
+| `only_header`  | `identity/record.py`: `only_header`               |
+| `uuid_keys`    | `identity/keys.py`: `uuid_keys_at_once`           |
+| `fingerprints` | `identity/identify.py`: `fingerprints_in_python`  |
+| `may_repeat`   | `core/plan.py`: `may_repeat_sorted`               |
+| `repeats`      | `core/plan.py`: `plan`                            |
+| `find`, `put`  | `stores/index.py`: `_find_`, `_put_in_buckets`    |
+| `marked`       | `stores/index.py`: `KeyIndex._marked`             |
+| `columns`      | `stores/encoding.py`: `columns_in_numpy`          |
+| `survey`       | `kafka.py`: `fetch`, where the collector walks on |
 
 It is built where there is a C compiler and Python's headers, and missed nowhere: every answer is
 the same without it, and tests hold it to that. EFFECTONCE_NATIVE=0 leaves it out.
@@ -30,6 +33,12 @@ class Native(Protocol):
         """16 bytes each; None where one is no UUID."""
         ...
 
+    def fingerprints(
+        self, values: list[bytes | None], digest: Callable[[bytes], int], /
+    ) -> bytearray | None:
+        """The low half of each digest (u32); None where one is not bytes."""
+        ...
+
     def survey(
         self,
         messages: list[Any],
@@ -50,6 +59,18 @@ class Native(Protocol):
         ...
 
     def may_repeat(self, keys: NDArray[Any], /) -> bool: ...
+    def repeats(
+        self, seen: NDArray[Any], known: NDArray[Any], own: NDArray[Any], repeat: int, /
+    ) -> tuple[bytearray, bytearray] | None:
+        """A decision a row (u8), and the rows that are new (i64); None where a payload differs."""
+        ...
+
+    def columns(
+        self, keys: NDArray[Any], fingerprints: NDArray[Any], offsets: NDArray[Any], /
+    ) -> tuple[int, int, bytes]:
+        """The least offset, the greatest, and the columns of a packed row."""
+        ...
+
     def find(
         self,
         keys: NDArray[Any],

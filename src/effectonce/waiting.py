@@ -77,7 +77,7 @@ def take(owned: Owned, limit: int) -> Records:
 
 def in_turn(partitions: Iterable[Owned], first: Owned | None) -> list[Owned]:
     """All of them, in the order in which they are seen to."""
-    return sorted(partitions, key=lambda owned: owned is not first)
+    return sorted(partitions, key=lambda owned: owned is not first) if first else list(partitions)
 
 
 def following(partitions: Iterable[Owned], first: Owned, now: float) -> Owned | None:

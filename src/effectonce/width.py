@@ -24,11 +24,11 @@ mixed ones of 500 were 422; now they are 990 and 497.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from effectonce.owned import Owned, Partial, Stage
 from effectonce.ports import AsyncClient, Records, TopicPartition
+from effectonce.values import dataclass
 
 NEARLY: Final = 0.9
 """Of a batch is whole enough."""

@@ -11,12 +11,17 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from xxhash import xxh3_64_intdigest
 
-from effectonce.core.plan import may_repeat_inside, may_repeat_sorted
+from effectonce.core.plan import Columns, may_repeat_inside, may_repeat_sorted, plan
 from effectonce.identity import only_header
+from effectonce.identity.identify import fingerprints_in_python
 from effectonce.identity.keys import uuid_keys_at_once
-from effectonce.model import Keys
+from effectonce.model import Keys, Known, Partition
 from effectonce.native import native
+from effectonce.stores.encoding import columns_in_numpy
+
+AT = Partition("scope", "group", "topic", 0)
 
 
 def keys_of(raw: bytes) -> Keys:
@@ -81,6 +86,76 @@ def test_a_batch_beyond_sixteen_bits_is_looked_at_in_numpy() -> None:
     keys = np.arange(2 * 70_000, dtype=np.uint64).reshape(-1, 2)
     assert not may_repeat_inside(keys[:3])
     assert may_repeat_inside(np.concatenate([keys, keys[:1]]))
+
+
+# -- fingerprints, decisions, columns --------------------------------------------------------------
+
+
+@given(st.lists(st.binary(max_size=300) | st.none(), max_size=20))
+def test_a_fingerprint_is_the_same_in_c_and_a_null_value_is_left_to_python(
+    values: list[bytes | None],
+) -> None:
+    assert native is not None
+    found = native.fingerprints(values, xxh3_64_intdigest)
+    twin = fingerprints_in_python(values)
+    assert (
+        found is None
+        if None in values
+        else np.frombuffer(found or b"", np.uint32).tolist() == twin.tolist()
+    )
+
+
+@pytest.mark.parametrize("digest", [str, lambda value: 1 // 0], ids=["text", "error"])
+def test_what_a_digest_raises_is_let_through(digest: Any) -> None:
+    assert native is not None
+    with pytest.raises((TypeError, ZeroDivisionError)):
+        native.fingerprints([b"a"], digest)
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 2), st.integers(0, 2)), max_size=70))
+def test_a_batch_is_planned_in_c_as_in_python(rows: list[tuple[bool, int, int]]) -> None:
+    keys = np.arange(2 * len(rows), dtype=np.uint64).reshape(-1, 2)
+    columns = Columns(AT, np.arange(len(rows)), keys, np.array([r[1] for r in rows], np.uint32))
+    known = Known(
+        np.array([r[0] for r in rows], np.bool_), np.array([r[2] for r in rows], np.uint32)
+    )
+    fast, slow = plan(columns, known, 0), plan(columns, known, 0, in_front={b"": (0, 0)})
+    assert fast.decisions.tolist() == slow.decisions.tolist()
+    assert fast.runs.tolist() == slow.runs.tolist()
+    assert (fast.size, fast.blocked_by) == (slow.size, slow.blocked_by)
+
+
+ROWS = st.tuples(
+    st.binary(min_size=16, max_size=16), st.integers(0, 2**32 - 1), st.integers(0, 2**63 - 1)
+)
+
+
+@given(st.lists(ROWS, min_size=1, max_size=40))
+def test_a_packed_row_has_the_same_bytes_in_c(rows: list[tuple[bytes, int, int]]) -> None:
+    assert native is not None
+    keys = keys_of(b"".join(row[0] for row in rows))
+    fingerprints = np.array([row[1] for row in rows], np.uint32)
+    offsets = np.array([row[2] for row in rows], np.int64)
+    assert native.columns(keys, fingerprints, offsets) == columns_in_numpy(
+        keys, fingerprints, offsets
+    )
+
+
+@pytest.mark.parametrize(("seen", "known", "own"), [(3, 8, 12), (3, 12, 11), (0, 4, 0), (1, 4, 8)])
+def test_fingerprints_of_other_rows_are_refused(seen: int, known: int, own: int) -> None:
+    assert native is not None
+    given = (np.zeros(length, np.uint8) for length in (seen, known, own))
+    with pytest.raises(ValueError, match="fingerprints"):
+        native.repeats(next(given), next(given), next(given), 3)
+
+
+@pytest.mark.parametrize(
+    ("keys", "prints", "offsets"), [(0, 0, 0), (15, 4, 8), (16, 8, 8), (16, 4, 16), (32, 4, 8)]
+)
+def test_columns_of_other_lengths_are_refused(keys: int, prints: int, offsets: int) -> None:
+    assert native is not None
+    with pytest.raises(ValueError, match="no keys"):
+        native.columns(*(np.zeros(length, np.uint8) for length in (keys, prints, offsets)))
 
 
 # -- messages --------------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ records behind it are left for later, since the position could not pass them any
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import Enum, IntEnum
 from typing import Final, TypeAlias
 
@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 
 from effectonce.model import Fingerprints, Keys, Known, Offsets, Partition, Rows
 from effectonce.native import native
+from effectonce.values import dataclass
 
 Decisions: TypeAlias = NDArray[np.uint8]
 InFront: TypeAlias = Mapping[bytes, tuple[int, int]]
@@ -127,6 +128,12 @@ def plan(
     in_front: InFront | None = None,
 ) -> Plan:
     """Decide for every record. `known` answers `columns.keys`, row for row."""
+    is_below = len(columns) > 0 and columns.offsets[0] < position_next
+    leans_inside = bool(pending) or may_repeat_inside(columns.keys)
+    if not (is_below or columns.unidentified or leans_inside or in_front):
+        plain = _plan_plain(columns, known)
+        if plain is not None:
+            return plain
     decisions = np.zeros(len(columns), np.uint8)
     seen = known.seen.nonzero()[0]
     if len(seen):
@@ -136,15 +143,27 @@ def plan(
         decisions[list(columns.unidentified)] = (
             _UNIDENTIFIED if unidentified is Unidentified.BLOCKS else _UNPROTECTED
         )
-    if len(columns) and columns.offsets[0] < position_next:
+    if is_below:
         decisions[columns.offsets < position_next] = _BELOW
     leans: dict[int, int] = {}
     leans_in_front: dict[int, int] = {}
     if in_front:
         leans_in_front = _lean_in_front(columns, decisions, in_front)
-    if pending or may_repeat_inside(columns.keys):
+    if leans_inside:
         leans = _lean(columns, decisions, pending or {})
     return _cut(decisions, leans, leans_in_front)
+
+
+def _plan_plain(columns: Columns, known: Known) -> Plan | None:
+    """Where all are new, or repeats of the same payload, as nearly always; else None."""
+    if native is None:
+        return None
+    seen, fingerprints = map(np.ascontiguousarray, (known.seen, known.fingerprints))
+    found = native.repeats(seen, fingerprints, columns.fingerprints, _REPEAT)
+    if found is None:
+        return None
+    decisions, runs = found
+    return Plan(len(columns), np.frombuffer(decisions, np.uint8), np.frombuffer(runs, np.int64))
 
 
 def may_repeat_inside(keys: Keys) -> bool:

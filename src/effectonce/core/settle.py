@@ -19,7 +19,7 @@ holes in the offsets that no record will ever fill.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -38,6 +38,7 @@ from effectonce.model import (
     Rows,
     Write,
 )
+from effectonce.values import dataclass
 
 FIRST_SERIAL: Final = 2
 """Serials 0 and 1 are a start's own writes, on an untouched row and on one that has run."""
@@ -94,7 +95,10 @@ def serial_of(commit_id: bytes) -> int:
 
 def resolved_rows(plan: Plan, endings: Endings) -> int:
     """Length of the contiguous resolved prefix."""
-    still_open = endings.take(plan.runs).tobytes().lstrip(_OVER)
+    ended = endings.take(plan.runs).tobytes()
+    if ended.count(_DONE) == len(ended):
+        return plan.size
+    still_open = ended.lstrip(_OVER)
     # a copy always stands behind the record it leans on, so the first open run bounds both
     return int(plan.runs[-len(still_open)]) if still_open else plan.size
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from hashlib import blake2b
 from typing import Final, TypeGuard
 
@@ -28,6 +28,8 @@ from effectonce.identity.record import (
 )
 from effectonce.identity.source import Identify, Replacing, Source, ask, chained, current
 from effectonce.model import Fingerprints, Keys
+from effectonce.native import native
+from effectonce.values import dataclass
 
 NULL_FINGERPRINT: Final = 0x6E756C6C
 """Of a null value ("null" in ASCII): a tombstone is not an empty payload."""
@@ -191,6 +193,15 @@ def _are_plain(ids: Sequence[bytes | None], source: Source) -> TypeGuard[list[by
 
 def _fingerprints(values: Sequence[bytes | None]) -> Fingerprints:
     """The low half of XXH3-64: it must catch accidents, not attacks."""
+    if native is not None and isinstance(values, list):
+        found = native.fingerprints(values, xxh3_64_intdigest)
+        if found is not None:
+            return np.frombuffer(found, np.uint32)
+    return fingerprints_in_python(values)
+
+
+def fingerprints_in_python(values: Sequence[bytes | None]) -> Fingerprints:
+    """The same, without C; and of null values."""
     count = len(values)
     try:
         wide = np.fromiter(map(xxh3_64_intdigest, values), np.uint64, count)  # type: ignore[arg-type]

@@ -27,7 +27,6 @@ base n × u32, statuses n × u8 only where one is not DONE; checksum u64.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from struct import Struct
 from typing import Any, Final
 
@@ -48,7 +47,9 @@ from effectonce.model import (
     Position,
     Status,
 )
+from effectonce.native import native
 from effectonce.stores.commits import generation_of, status_of
+from effectonce.values import dataclass
 
 VERSION: Final = 1
 MAX_ROWS: Final = 2**16 - 1
@@ -313,14 +314,12 @@ def encode_packed(position: Position, markers: Markers, seq: int) -> Iterator[tu
     """
     generation = generation_of(position)
     statuses = _statuses(markers)
-    for rows in _pieces(markers.offsets, 0, len(markers)):
-        key = packed_key(generation, seq)
-        offsets = markers.offsets[rows]
-        base = int(offsets.min())
+    for number, (rows, base, columns) in enumerate(_pieces(markers)):
+        key = packed_key(generation, seq + number)
         head = _PACKED.pack(
             VERSION,
             0 if statuses is None else _HAS_STATUS,
-            len(offsets),
+            len(markers.offsets[rows]),
             position.run,
             position.epoch,
             base,
@@ -328,20 +327,13 @@ def encode_packed(position: Position, markers: Markers, seq: int) -> Iterator[tu
             position.wall_ms,
             _NO_TRACE,
         )
-        columns = (
-            head,
-            markers.keys[rows].tobytes(),
-            markers.fingerprints[rows].astype(_U32).tobytes(),
-            (offsets - base).astype(_U32).tobytes(),
-            b"" if statuses is None else statuses[rows].tobytes(),
-        )
-        yield key, seal(key, b"".join(columns))
-        seq += 1
+        behind = b"" if statuses is None else statuses[rows].tobytes()
+        yield key, seal(key, b"".join((head, columns, behind)))
 
 
 def count_packed(markers: Markers) -> int:
     """How many packed rows `encode_packed` makes of them."""
-    return sum(1 for _ in _pieces(markers.offsets, 0, len(markers)))
+    return sum(1 for _ in _spans(markers.offsets, 0, len(markers)))
 
 
 def decode_packed(key: bytes, value: bytes) -> PackedRow:
@@ -373,14 +365,49 @@ def _statuses(markers: Markers) -> NDArray[np.uint8] | None:
     return statuses
 
 
-def _pieces(offsets: Offsets, start: int, stop: int) -> Iterator[slice]:
-    part = offsets[start:stop]
-    if len(part) <= MAX_ROWS and int(part.max()) - int(part.min()) <= MAX_DELTA:
-        yield slice(start, stop)
+def _spans(offsets: Offsets, first: int, stop: int) -> Iterator[slice]:
+    """Rows that fit into one packed row each."""
+    part = offsets[first:stop]
+    if _fits(len(part), int(part.min()), int(part.max())):
+        yield slice(first, stop)
     else:
-        middle = (start + stop) // 2
-        yield from _pieces(offsets, start, middle)
-        yield from _pieces(offsets, middle, stop)
+        middle = (first + stop) // 2
+        yield from _spans(offsets, first, middle)
+        yield from _spans(offsets, middle, stop)
+
+
+def _fits(rows: int, least: int, greatest: int) -> bool:
+    return rows <= MAX_ROWS and greatest - least <= MAX_DELTA
+
+
+def _pieces(markers: Markers) -> Iterator[tuple[slice, int, bytes]]:
+    """Rows that go into one packed row, its base offset and its columns up to the offsets'."""
+    keys, fingerprints, offsets = markers.keys, markers.fingerprints, markers.offsets
+    least, greatest, columns = _columns(keys, fingerprints, offsets)
+    if _fits(len(markers), least, greatest):
+        yield slice(None), least, columns
+        return
+    for rows in _spans(offsets, 0, len(markers)):
+        least, _, columns = _columns(keys[rows], fingerprints[rows], offsets[rows])
+        yield rows, least, columns
+
+
+def _columns(keys: Keys, fingerprints: Fingerprints, offsets: Offsets) -> tuple[int, int, bytes]:
+    """The least offset, the greatest, and the columns; those are of no use if it is too far."""
+    if native is None:
+        return columns_in_numpy(keys, fingerprints, offsets)
+    whole = np.ascontiguousarray
+    return native.columns(whole(keys), whole(fingerprints), whole(offsets))
+
+
+def columns_in_numpy(
+    keys: Keys, fingerprints: Fingerprints, offsets: Offsets
+) -> tuple[int, int, bytes]:
+    """The same, without C."""
+    least = int(offsets.min())
+    deltas = (offsets - least).astype(_U32)
+    columns = keys.tobytes() + fingerprints.astype(_U32).tobytes() + deltas.tobytes()
+    return least, int(offsets.max()), columns
 
 
 # -- 02: where a generation begins -----------------------------------------------------------------

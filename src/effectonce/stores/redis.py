@@ -235,7 +235,8 @@ class RedisStore:
             for question in self._questions:
                 question.behind.append(sent)
         self._follow(commit, ours, commit.position.commit_id)
-        sent.image = self._local.expect(image, commit)  # cut off in there, it would not be exact
+        # cut off in there, it would not be exact
+        sent.image = self._local.expect(image, commit, call.packed_rows)
         return partial(self._answer_to, sent)
 
     def ask(self, query: Query) -> Callable[[], Known | StoreError] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import compress
 from typing import Any, Final, TypeAlias
 
@@ -42,6 +41,7 @@ from effectonce.stores.redis_rows import (
     partition_name,
 )
 from effectonce.stores.redis_tx import Command
+from effectonce.values import dataclass
 
 Arguments: TypeAlias = list[bytes | str]
 
@@ -57,6 +57,8 @@ class Call:
 
     keys: list[str]
     args: Arguments
+    packed_rows: int = 0
+    """So many it adds to a list of markers."""
 
 
 # -- looking up ------------------------------------------------------------------------------------
@@ -170,6 +172,7 @@ def commit_call(
         "refuse" if commit.on_existing is OnExisting.REFUSE else "keep-first",
     ]
     counts = [str(len(puts) // 2), str(len(deletes)), str(len(commands))]
+    elements: list[bytes] = []
     if markers is None:
         args += [b"", "0", *counts]
     elif space.is_packed:
@@ -183,7 +186,7 @@ def commit_call(
     for command in commands:
         keys.append(command[0])
         args += [str(len(command.arguments) + 2), command.name, str(len(keys)), *command.arguments]
-    return Call(keys, args)
+    return Call(keys, args, len(elements))
 
 
 def result(commit: Commit, answer: Sequence[Any]) -> CommitResult:

@@ -35,7 +35,7 @@ from effectonce.errors import NotOpen, StoreError, StoreUnavailable
 from effectonce.model import Commit, Keys, Known, Markers, OnExisting, Partition, Query, Rows
 from effectonce.stores.commits import generation_of, select
 from effectonce.stores.encoding import PackedRow, count_packed, join_columns
-from effectonce.stores.marked import MarkedKeys, new_index
+from effectonce.stores.marked import MarkedKeys, new_index, room_for
 from effectonce.stores.redis_checks import probe_problem
 from effectonce.stores.redis_commit import conflict_with, wrong
 from effectonce.stores.redis_link import Link
@@ -87,9 +87,9 @@ class Image:
     def look_up(self, keys: Keys) -> Known:
         return Known(*self.marked.look_up(keys), as_of=self.mark)
 
-    def add(self, commit: Commit, markers: Markers) -> None:
-        """What a commit marks."""
-        self._note(generation := generation_of(commit.position), count_packed(markers))
+    def add(self, commit: Commit, markers: Markers, rows: int) -> None:
+        """What a commit marks, in so many packed rows."""
+        self._note(generation := generation_of(commit.position), rows)
         self.marked.insert(generation, markers.keys, markers.fingerprints)
 
     def add_rows(self, generation: int, rows: list[PackedRow], left: int) -> None:
@@ -98,7 +98,7 @@ class Image:
         keys, fingerprints = join_columns(rows)
         if not len(self.marked.index):
             # room for all at once, guessed from the first rows, so that the table need not grow
-            guess = len(keys) * left // len(rows) * 5 // 4
+            guess = room_for(len(keys) * left // len(rows))
             self.marked.index = new_index(capacity=max(len(keys), min(guess, MOST_ROOM)))
         self.marked.insert(generation, keys, fingerprints)
 
@@ -160,13 +160,16 @@ class LocalIndex:
             return commit
         return replace(commit, as_of=image.mark)
 
-    def expect(self, image: Image | None, commit: Commit) -> Image | None:
-        """The image with what `commit` marks, which is on its way; it is put back by `follow`."""
+    def expect(self, image: Image | None, commit: Commit, rows: int) -> Image | None:
+        """The image with what `commit` marks, which is on its way; it is put back by `follow`.
+
+        `rows`: how many packed ones it sends.
+        """
         markers, new = commit.markers, commit.position
         if image is None or (commit.as_of, new.run) != (image.mark, image.run):
             return image
         if markers is not None and len(markers):
-            image.add(commit, markers)
+            image.add(commit, markers, rows)
         image.expects = new.commit_id
         return image
 
@@ -328,7 +331,7 @@ def _leads_on(image: Image, commit: Commit, ours: Ownership, mark: bytes, answer
             if markers is not None and len(markers):
                 image.checked = image.taken  # all that a check asks for, it has met
                 if image.expects != new.commit_id:
-                    image.add(commit, markers)
+                    image.add(commit, markers, count_packed(markers))
                 image.mark = _number(mark)
             image.fence = ours.fence + new.commit_id
             return _drop(image, {g for run, g in decode_pairs(generations, "") if run == new.run})

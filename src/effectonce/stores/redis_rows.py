@@ -34,7 +34,7 @@ Packed it takes 24 (batches of 1000; 25 with 100), and nobody can look one up th
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from struct import Struct
 from typing import Final
@@ -58,6 +58,7 @@ from effectonce.stores.encoding import (
     seal,
     unseal,
 )
+from effectonce.values import dataclass
 
 PREFIX: Final = "effectonce"
 NO_INCARNATION: Final = bytes(8)

@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import lru_cache
 from typing import Final, TypeAlias, TypeVar
 
 from effectonce.errors import ConfigError, StoreCorrupt, StoreUnavailable
@@ -92,12 +93,15 @@ class Settings:
 
     def space_of(self, scope: str, name: str) -> Space:
         """As `space`, for a partition by its PARTITION."""
-        if self.layout is Layout.SCOPE:
-            return Space(PREFIX, quoted(scope))
-        tag = f"{quoted(scope)}:{name}"
-        return (
-            Space(PREFIX, f"{tag}:packed", is_packed=True) if self.is_local else Space(PREFIX, tag)
-        )
+        return _space_of(scope, name if self.layout is Layout.PARTITION else None, self.is_local)
+
+
+@lru_cache(maxsize=4096)
+def _space_of(scope: str, name: str | None, is_packed: bool) -> Space:
+    if name is None:
+        return Space(PREFIX, quoted(scope))
+    tag = f"{quoted(scope)}:{name}"
+    return Space(PREFIX, f"{tag}:packed", is_packed=True) if is_packed else Space(PREFIX, tag)
 
 
 def settings_of(

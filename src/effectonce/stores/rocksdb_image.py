@@ -34,7 +34,7 @@ from effectonce.stores.encoding import (
     outcome_key,
     packed_place,
 )
-from effectonce.stores.marked import MarkedKeys, new_index
+from effectonce.stores.marked import MarkedKeys, new_index, room_for
 from effectonce.stores.overlay import Row
 
 CHUNK: Final = 256
@@ -180,7 +180,7 @@ def _insert(image: Image, chunk: list[PackedRow], rows_left: int) -> None:
     marked = image.marked
     if not len(marked.index):
         # room for all at once, guessed from the first rows, so that the table need not grow
-        marked.index = new_index(capacity=len(keys) * rows_left // len(rows) * 5 // 4)
+        marked.index = new_index(capacity=room_for(len(keys) * rows_left // len(rows)))
     position = marked.index.insert(keys, fingerprints)
     for packed in rows:
         marked.first_position.setdefault(packed.generation, position)
