@@ -16,6 +16,7 @@ import sys
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Final
 
 from confluent_kafka import Consumer, Message
@@ -150,8 +151,12 @@ def run_by_hand(job: Job, contender: Callable[[Consumer, Job], Handle]) -> Run:
 # -- effectonce ------------------------------------------------------------------------------------
 
 
+ACCOUNT_BYTES: Final = 3
+"""Of the event ID, in hex: rows of 4,096 accounts are written over and over."""
+
+
 def run_effectonce(job: Job, by: str) -> Run:
-    """An empty handler, given batches or single events."""
+    """A handler that does nothing, or writes a row an event, given batches or single events."""
     handled = 0
 
     def handle_batch(batch: eo.Batch) -> None:
@@ -162,16 +167,34 @@ def run_effectonce(job: Job, by: str) -> Run:
         nonlocal handled
         handled += 1
 
+    def write_batch(batch: eo.Batch, tx: eo.KeyValueTx) -> None:
+        for event in batch:
+            write_event(event, tx)
+
+    def write_event(event: eo.Event, tx: eo.KeyValueTx) -> None:
+        nonlocal handled
+        handled += 1
+        assert event.key is not None
+        assert event.value is not None
+        tx.put(event.key[:ACCOUNT_BYTES], event.value)
+
+    handlers: dict[str, Callable[..., None]] = {
+        "batch": handle_batch,
+        "event": handle_event,
+        "batch in store": write_batch,
+        "event in store": write_event,
+    }
     config = {**client_config(job), "group.id": GROUP}
     # others run beside it, so to Kafka its group is its own; to the store it is as the rows have it
     own = {**config, "group.id": f"{GROUP}-{uuid.uuid4().hex[:8]}"}
     client = TimedClient(own, whole(job), live=not job.ahead, turns=turns_of(job))
-    once = once_on(job.state, job.size)
+    in_store = by.endswith("in store")
+    once = once_on(job.state, job.size, eo.InStore()) if in_store else once_on(job.state, job.size)
     with eo.OnceConsumer(config, [job.topic], once, client=client) as consumer:
-        if by == "batch":
-            consumer.run_batches(handle_batch, until=eo.END)
+        if by.startswith("batch"):
+            consumer.run_batches(handlers[by], until=eo.END)
         else:
-            consumer.run(handle_event, until=eo.END)
+            consumer.run(handlers[by], until=eo.END)
         client.settled()
     return Run(client.timed, client.watch.seconds, handled)
 
@@ -180,8 +203,10 @@ CONTENDERS: Final[Mapping[str, Callable[[Job], Run]]] = {
     "bare": lambda job: run_by_hand(job, bare_loop),
     "setnx_loop": lambda job: run_by_hand(job, setnx_loop),
     "setnx_pipelined": lambda job: run_by_hand(job, setnx_pipelined),
-    "batch": lambda job: run_effectonce(job, "batch"),
-    "event": lambda job: run_effectonce(job, "event"),
+    **{
+        by: partial(run_effectonce, by=by)
+        for by in ("batch", "event", "batch in store", "event in store")
+    },
 }
 
 

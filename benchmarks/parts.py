@@ -8,6 +8,7 @@
     live             the topic is fetched while it is consumed, beside the one fetched ahead
     value_100 ..     values of 100 bytes, 1 KB, 10 KB
     sync             an fsync a batch
+    in_store         effects that commit with their marker: a row an event
     redis            the shared store
     peers            what others do
 
@@ -61,6 +62,11 @@ LIVE: Final = (
 SYNC: Final = tuple(
     Contender(f"rocksdb_sync_{size}", "batch", size=size, store="rocksdb synced")
     for size in (500, 1000, 2000)
+)
+IN_STORE: Final = (
+    Contender("rocksdb_in_store_batch1000", "batch in store", size=1000, store="rocksdb"),
+    Contender("rocksdb_in_store_event", "event in store", size=1000, store="rocksdb"),
+    Contender("redis_in_store_batch1000", "batch in store", size=1000, store="redis"),
 )
 
 _SHARED_NAMES: Final = {each.name for each in (*ROCKSDB, *REDIS)}
@@ -153,6 +159,7 @@ def parts(warm_up: int) -> list[Part]:
             for size in VALUES
         ),
         Part("sync", "sync", (BARE, *SYNC)),
+        Part("in_store", "in_store", (BARE, *IN_STORE)),
         *(_cold(stored) for stored in KEYS),
         Part(
             "peers",

@@ -49,15 +49,16 @@ TTL_SECONDS: Final = 7 * 86_400
 """As long as the library's default window."""
 
 _STORE_ID: Final = "effectonce:id"
+_OUTSIDE: Final = eo.Outside(on_doubt="repeat")
 _FORMER_TOPIC: Final = bytes(15) + b"\1"
 
 
-def once_on(state: str, batch: int = BATCH) -> eo.Once:
+def once_on(state: str, batch: int = BATCH, effects: eo.InStore | eo.Outside = _OUTSIDE) -> eo.Once:
     """The configuration that is measured; `state` is a folder, or a store's URL."""
     return eo.Once(
         open_store(state) if "://" in state else RocksDBStore(state),
         identify=eo.header(HEADER),
-        effects=eo.Outside(on_doubt="repeat"),
+        effects=effects,
         scope="bench",
         limits=eo.Limits(batch=batch),
     )

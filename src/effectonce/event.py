@@ -25,7 +25,8 @@ __all__ = ["Batch", "Event"]
 
 
 # as plain numbers: numpy looks an enum over for 6 us before it takes its value
-_UNTOUCHED, _DONE = np.uint8(Ending.UNTOUCHED), np.uint8(Ending.DONE)
+_UNTOUCHED, _DONE = int(Ending.UNTOUCHED), int(Ending.DONE)
+_IGNORED, _FAILED = int(Ending.IGNORED), int(Ending.FAILED)
 
 
 class Source(Protocol):
@@ -127,9 +128,9 @@ class Work:
         if self.has_failed(row):
             return
         if outcome is IGNORED:
-            self.marks[row] = Ending.IGNORED
+            self.marks[row] = _IGNORED
             return
-        self.marks[row] = Ending.DONE
+        self.marks[row] = _DONE
         if outcome is not None:
             self.outcomes[row] = outcome
 
@@ -138,7 +139,7 @@ class Work:
         self._check_open(row)
         self.progressed()
         self.outcomes.pop(row, None)
-        self.marks[row] = Ending.FAILED
+        self.marks[row] = _FAILED
         self.failures[row] = error
 
     def leave(self, row: int) -> None:
@@ -147,7 +148,7 @@ class Work:
         if tx is None or self.effects is None:
             return
         self._left.add(row)
-        if self.marks[row] == Ending.DONE:
+        if self.marks[row] == _DONE:
             self.effects.keep(tx)
         else:
             self.effects.discard(tx)
@@ -163,14 +164,14 @@ class Work:
             raise RuntimeError("this event has ended, and its writes with it")
 
     def is_untouched(self, row: int) -> bool:
-        return self.marks[row] == Ending.UNTOUCHED
+        return self.marks[row] == _UNTOUCHED
 
     def has_failed(self, row: int) -> bool:
-        return self.marks[row] == Ending.FAILED
+        return self.marks[row] == _FAILED
 
     def try_again(self, row: int) -> BaseException | None:
         """A row of a lane has failed, and is as if it were untouched; what failed it."""
-        self.marks[row] = Ending.UNTOUCHED
+        self.marks[row] = _UNTOUCHED
         self.tried.add(row)
         return self.failures.pop(row, None)
 

@@ -116,50 +116,31 @@ def let_through(error: BaseException) -> BaseException | None:
 
 
 def run_events(task: Task, handler: Handler, part: Slice) -> BaseException | None:
-    """Run event by event until one fails or the slice ends; returns what must be let through."""
-    if task.transaction is None:
-        return _run_outside(task, handler, part)
-    work = task.work
+    """Run event by event until one fails or the slice ends; returns what must be let through.
+
+    `Event(work, row)`, `work.done` and `part.ends()` are written out: 40 ns less each.
+    """
+    work, marks, new = task.work, task.work.marks, object.__new__
+    outside = task.transaction is None
+    keeper, monotonic, end = part.keeper, part.monotonic, part.end
     for row in work.runs.tolist():
-        event = Event(work, row)
+        event = new(Event)
+        event._work, event._row = work, row  # noqa: SLF001 - as `Event` itself does
         try:
-            outcome = handler(event, work.begin(row))
+            outcome = handler(event) if outside else handler(event, work.begin(row))
             if outcome is not None:
                 check_ran(outcome)
         except BaseException as error:  # noqa: BLE001 - sys.exit too is let through once settled
             work.failed(row, error)
             work.leave(row)
             return let_through(error)
-        if work.is_untouched(row):
-            work.done(row, outcome)
-        work.leave(row)
-        if part.ends() or work.has_failed(row):
-            return None
-    return None
-
-
-def _run_outside(task: Task, handler: Handler, part: Slice) -> BaseException | None:
-    """The same where no `tx` has to be kept or forgotten: 0.2 us an event in place of 1.2.
-
-    `Event(work, row)` and `part.ends()` are written out: 40 ns less each, of 2,000 a message.
-    """
-    work, marks, new = task.work, task.work.marks, object.__new__
-    keeper, monotonic, end = part.keeper, part.monotonic, part.end
-    for row in work.runs.tolist():
-        event = new(Event)
-        event._work, event._row = work, row  # noqa: SLF001 - as `Event` itself does
-        try:
-            outcome = handler(event)
-            if outcome is not None:
-                check_ran(outcome)
-        except BaseException as error:  # noqa: BLE001 - as above
-            work.failed(row, error)
-            return let_through(error)
         if marks[row] == _UNTOUCHED:
             if outcome is None:
                 marks[row] = _DONE
             else:
                 work.done(row, outcome)
+        if not outside:
+            work.leave(row)
         keeper.progress = at = monotonic()
         if at >= end or task.halted or marks[row] == _FAILED:
             return None

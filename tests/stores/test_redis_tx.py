@@ -282,6 +282,18 @@ def test_many_commands_go_in_one_commit(owner: Owner, redis: Redis) -> None:
     assert redis.scard("s") == MAX_ARGUMENTS
 
 
+@pytest.mark.parametrize("count", [1, 1_499, 1_500, 1_501, 5_000])
+def test_more_rows_than_lua_unpacks_at_once_are_all_written(owner: Owner, count: int) -> None:
+    """Beside commands, whose arguments stand behind theirs."""
+    rows: Steps = [("put", b"%d" % number, b"v%d" % number) for number in range(count)]
+    assert run(owner, rows, [("delete", b"0"), ("incrby", "n", 7)]) == Applied()
+    tx = owner.store.transaction(AT).begin()
+    assert isinstance(tx, RedisTx)
+    assert len(list(tx.scan())) == count - 1
+    last = b"%d" % (count - 1)
+    assert tx.get(last) == (b"v" + last if count > 1 else None)
+
+
 def test_a_tx_ends_with_its_event(owner: Owner) -> None:
     transaction = owner.store.transaction(AT)
     tx = transaction.begin()

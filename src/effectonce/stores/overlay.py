@@ -9,7 +9,7 @@ events after it see exactly what will be committed.
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -50,13 +50,15 @@ class Layer:
     Valid while its event lasts: afterwards every call raises TransactionClosed.
     """
 
-    __slots__ = ("_changes", "_closed", "_fuse", "_order")
+    __slots__ = ("_added", "_changes", "_closed", "_fuse", "_order")
 
     def __init__(self, fuse: Fuse) -> None:
         self._fuse = fuse
         self._closed = False
         self._changes: dict[bytes, bytes | None] = {}
         self._order: list[bytes] = []
+        self._added: list[bytes] = []
+        """Keys of changes that are not in `_order` yet: nobody has scanned since."""
 
     def put(self, key: bytes, value: bytes) -> None:
         self._check(key)
@@ -76,6 +78,10 @@ class Layer:
 
     def changes_under(self, prefix: bytes) -> list[Write]:
         """The changes of keys that begin with `prefix`, in key order."""
+        if self._added:  # few behind many in order: one pass of the sort
+            self._order += self._added
+            self._order.sort()
+            self._added.clear()
         start = bisect_left(self._order, prefix)
         return [
             (key, self._changes[key])
@@ -86,9 +92,13 @@ class Layer:
         """What this layer makes of `key`, if anything."""
         return (key, self._changes[key]) if key in self._changes else None
 
-    def absorb(self, changes: Sequence[Write]) -> None:
-        for key, value in changes:
-            self._change(key, value)
+    def absorb(self, layer: Layer) -> None:
+        """Lay its changes over these."""
+        changes = self._changes
+        for key in layer._changes:
+            if key not in changes:
+                self._added.append(key)
+        changes.update(layer._changes)
 
     def close(self) -> None:
         self._closed = True
@@ -99,7 +109,7 @@ class Layer:
 
     def _change(self, key: bytes, value: bytes | None) -> None:
         if key not in self._changes:
-            insort(self._order, key)
+            self._added.append(key)
         self._changes[key] = value
 
     def _check(self, key: bytes) -> None:
@@ -168,7 +178,7 @@ class LayeredTransaction(Generic[L]):
         raise NotImplementedError
 
     def keep(self, tx: object) -> None:
-        self._batch.absorb(self._ended(tx).changes())
+        self._batch.absorb(self._ended(tx))
 
     def discard(self, tx: object) -> None:
         layer = self._open.pop(id(tx), None)

@@ -288,8 +288,12 @@ local was = redis.call('HGET', KEYS[1], 'mark') or ''
 
 _USER: Final = """
 -- the user's commands
-outcomes, puts, deletes = take(outcomes, 2), take(puts, 2), take(deletes, 1)
-if #puts + #deletes > 0 then redis.call('HGET', KEYS[3], '') end  -- fails where it is no hash
+outcomes = take(outcomes, 2)
+local puts_from = at
+at = at + 2 * tonumber(puts)
+local puts_to = at
+deletes = take(deletes, 1)
+if puts_to - puts_from + #deletes > 0 then redis.call('HGET', KEYS[3], '') end  -- fails where it is no hash
 if #deletes > 0 and not redis.acl_check_cmd('HDEL', KEYS[3], '') then
   return redis.error_reply('NOPERM HDEL')
 end
@@ -341,7 +345,9 @@ if stale then
   if generations ~= current then redis.call('HSET', KEYS[1], 'generations', generations) end
   return {'stale'}
 end
-for _, put in ipairs(puts) do redis.call('HSET', KEYS[3], put[1], put[2]) end
+for from = puts_from, puts_to - 1, 3000 do  -- a chunk stays below the 8,000 values that Lua unpacks
+  redis.call('HSET', KEYS[3], unpack(ARGV, from + 1, math.min(from + 3000, puts_to)))
+end
 for _, delete in ipairs(deletes) do redis.call('HDEL', KEYS[3], delete[1]) end
 for _, call in ipairs(commands) do redis.call(unpack(call)) end
 if #dropped > 0 then redis.call('UNLINK', unpack(dropped)) end
