@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -25,8 +25,9 @@ from effectonce.cli.bench_reading import reading, take_sample
 from effectonce.cli.bench_run import Job
 from effectonce.cli.bench_survey import survey
 from effectonce.identity import Identity
-from effectonce.model import NO_ID, Partition
+from effectonce.model import Applied
 from effectonce.stores import open_store
+from effectonce.testing.owner import AT, Owner
 from effectonce.testing.plugin import TopicFactory
 from effectonce.testing.servers import KafkaServer, ValkeyServer
 from tests.cli.shell import Said
@@ -309,12 +310,18 @@ def test_a_store_is_gone_when_its_run_is_even_if_that_raised(
         with place(url, tmp_path) as here:
             assert here.scope.startswith(SCOPE)
             assert "theirs" not in here.url
-            store = open_store(here.url)
-            store.open(Partition(here.scope, "group", "topic", 0), NO_ID)
-            store.close()
+            owner = Owner.open(open_store(here.url), replace(AT, scope=here.scope))
+            assert owner.commit([1, 2]) == Applied()
+            owner.store.close()
             raise ZeroDivisionError
 
-    for url in (f"rocksdb://{tmp_path}/theirs?sync=true", valkey_server.url):
+    redis = valkey_server.url
+    for url in (
+        f"rocksdb://{tmp_path}/theirs?sync=true",
+        redis,
+        f"{redis}?layout=partition",
+        f"{redis}?layout=partition&index=local",
+    ):
         with pytest.raises(ZeroDivisionError):
             raising(url)
     assert not list(tmp_path.iterdir())

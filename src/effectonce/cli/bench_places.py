@@ -124,7 +124,9 @@ def _link(url: str) -> Iterator[Link | None]:
 def _forget(link: Link, scope: str, *, is_new: bool) -> None:
     """Remove the scope's keys, and the store's id if it is ours alone."""
     names: list[bytes] = link.call("SMEMBERS", index_key(scope))
-    for tag in (quoted(scope), *(f"{quoted(scope)}:{name.decode()}" for name in names)):
+    of_partitions = [f"{quoted(scope)}:{name.decode()}" for name in names]
+    packed = [f"{tag}:packed" for tag in of_partitions]
+    for tag in (quoted(scope), *of_partitions, *packed):
         space = Space(PREFIX, tag)
         pairs = decode_pairs(link.call("HGET", space.scope, "generations") or b"", space.scope)
         for pair in pairs:
