@@ -16,7 +16,8 @@ from benchmarks.job import Contender
 from benchmarks.loads import HEADER, PARTITIONS, Load, deliveries, event_ids, produce
 from effectonce.cli.bench import measure
 from effectonce.cli.bench_reading import Measured, reading, take_sample
-from effectonce.cli.bench_run import Job, Runs
+from effectonce.cli.bench_run import Job
+from effectonce.cli.bench_turns import Runs
 from effectonce.testing.plugin import TopicFactory
 from effectonce.testing.servers import KafkaServer, ValkeyServer
 

@@ -1,9 +1,9 @@
 """`effectonce bench`: what effectonce costs on a user's own topic, beside a bare consumer.
 
-A round measures every contender once, in shuffled order, each in a process of its own on the same
-records; a share is bare's time a message over the contender's in the same round, and what is told
-is the median of the rounds with the least and the greatest. A run that hands over one event too
-many or too few fails.
+A round measures every contender once, each in a process of its own on the same records, by turns
+(bench_turns.py; with --live one after another, shuffled). A share is bare's time a message over the
+contender's in the same round, and what is told is the median of the rounds with the least and the
+greatest. A run that hands over one event too many or too few fails.
 
 Nothing is produced, no group is joined or made, no offset is committed, the user's store is not
 touched (bench_places.py).
@@ -15,8 +15,6 @@ import json
 import random
 import signal
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -38,8 +36,9 @@ from effectonce.cli.bench_reading import (
     reading,
     take_sample,
 )
-from effectonce.cli.bench_run import Job, Runs, handler_of, one_line, source_of
+from effectonce.cli.bench_run import Job, handler_of, one_line, source_of
 from effectonce.cli.bench_survey import Survey, survey
+from effectonce.cli.bench_turns import TURNS, Runs, in_turns
 from effectonce.errors import EffectOnceError
 from effectonce.identity import Identity
 
@@ -49,8 +48,6 @@ FEW: Final = 100_000
 """Fewer are over in a tenth of a second or less, which a busy machine easily takes away, and a new
 store's first batches weigh in: with 6,000 a share was 0.07 (0.02 to 0.15)."""
 INTERRUPTED: Final = 130
-_RUN: Final = "import sys; from effectonce.cli.bench_run import main; sys.exit(main())"
-"""Not `-m`: as `__main__` our own line would be named as the one where a handler failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,10 +202,11 @@ def measure(
     with progress:
         bar = progress.add_task("", total=rounds * len(field))
         for number in range(1, rounds + 1):
-            for runs in random.sample(field, len(field)):
-                progress.update(bar, description=f"round {number} of {rounds}: {runs}")
-                _say(news, f"round {number} of {rounds}: {runs}")
-                figures[runs].append(_measure(job, runs, expected, home))
+            progress.update(bar, description=f"round {number} of {rounds}")
+            _say(news, f"round {number} of {rounds}: {', '.join(field)}")
+            for runs, measured in _round(job, field, home):
+                wanted = job.records if runs == "bare" else expected
+                figures[runs].append(_checked(measured, job, runs, wanted))
                 progress.advance(bar)
     return figures
 
@@ -219,11 +217,26 @@ def _say(news: Console, text: str) -> None:
         news.print(text, soft_wrap=True)
 
 
-def _measure(job: Job, runs: Runs, expected: int, home: Path) -> Measured:
-    with place(job.store, home) as here:
-        given = {**asdict(job), "runs": runs, "store": here.url, "scope": here.scope}
-        measured = _run_apart(given, home / "errors")
-    wanted = job.records if runs == "bare" else expected
+def _round(job: Job, field: Sequence[Runs], home: Path) -> Iterator[tuple[Runs, Measured]]:
+    with ExitStack() as stack:
+        jobs: dict[Runs, dict[str, Any]] = {}
+        for runs in random.sample(field, len(field)):
+            folder = home / runs
+            folder.mkdir(exist_ok=True)
+            here = stack.enter_context(place(job.store, folder))
+            turn = 0 if job.live else -(-job.records // TURNS)
+            jobs[runs] = {
+                **asdict(job), "runs": runs, "store": here.url, "scope": here.scope, "turn": turn
+            }  # fmt: skip
+        if job.live:  # what is fetched meanwhile cannot be held
+            for runs, given in jobs.items():
+                yield from in_turns({runs: given}, home)
+        else:
+            yield from in_turns(jobs, home)
+
+
+def _checked(measured: Measured, job: Job, runs: Runs, wanted: int) -> Measured:
+    """Raises CannotMeasure where it was not exact, or the clock saw little of it."""
     if measured.handled != wanted:
         raise CannotMeasure(
             f"{job.sample.topic}, {runs}: {measured.handled:,} events handled, {wanted:,} expected"
@@ -234,29 +247,6 @@ def _measure(job: Job, runs: Runs, expected: int, home: Path) -> Measured:
             "records: more --messages, or --live"
         )
     return measured
-
-
-def _run_apart(given: Mapping[str, Any], errors: Path) -> Measured:
-    """One run in a process of its own, which ends with this call whatever happens."""
-    with errors.open("w+") as to:
-        ran = subprocess.run(
-            [sys.executable, "-c", _RUN],
-            input=json.dumps(given),
-            stdout=subprocess.PIPE,
-            stderr=to,
-            text=True,
-            check=False,
-        )
-    try:
-        answer = json.loads(ran.stdout)
-    except ValueError:
-        last = errors.read_text(errors="replace").strip().splitlines()[-1:]
-        raise CannotMeasure(
-            f"the run of {given['runs']} ended with {ran.returncode}: {' '.join(last)}"
-        ) from None
-    if "error" in answer:
-        raise CannotMeasure(answer["error"])
-    return Measured(**answer["measured"])
 
 
 # -- what is told ----------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from __future__ import annotations
 import secrets
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +95,22 @@ def _own(url: str, home: Path) -> str:
 
 def _folder(home: Path) -> Path:
     return home / "store"
+
+
+def at_rest(url: str) -> Callable[[], object] | None:
+    """Returns once a Redis has done all that was sent, of which the store reads the answer later.
+
+    It does one thing after another, so a question behind it all will do.
+    """
+    if not is_redis(url):
+        return None
+
+    def ask() -> None:
+        with _link(url) as link:
+            assert link is not None
+            link.call("EXISTS", ID_KEY)
+
+    return ask
 
 
 # -- Redis -----------------------------------------------------------------------------------------

@@ -32,8 +32,8 @@ and a poll takes a message along, so it is not asked all the time."""
 CALL_SECONDS: Final = 10.0
 QUIET_SECONDS: Final = 30.0
 """Without a record before the sample's end: the broker has gone, or the records have."""
-AHEAD_BYTES: Final = 1 << 30
-"""Of values at most; librdkafka holds 2 GB at the most."""
+AHEAD_BYTES: Final = 1 << 29
+"""Of values at most, which up to three runs hold side by side; librdkafka takes 2 GB."""
 
 _OF_GROUPS: Final = (
     "group.", "partition.assignment.", "session.", "heartbeat.", "auto.", "enable.auto.",
@@ -414,6 +414,8 @@ class SampleClient(ConfluentClient):
 class TimedSampleClient(SampleClient, TimedClient):
     """Both."""
 
-    def __init__(self, config: Mapping[str, Any], sample: Sample, *, live: bool) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], sample: Sample, *, live: bool, turns: Turns = AT_ONCE
+    ) -> None:
         self._keep_to(sample)
-        TimedClient.__init__(self, config, sample, live=live)
+        TimedClient.__init__(self, config, sample, live=live, turns=turns)

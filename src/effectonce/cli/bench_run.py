@@ -1,7 +1,8 @@
 """One measured run, in a process of its own.
 
 python -m effectonce.cli.bench_run      a Job as JSON on standard input, which keeps passwords
-                                        off the command line; the answer as JSON on its output
+                                        off the command line; the answer as JSON on its output,
+                                        and before it a line for each turn (bench_turns.py)
 """
 
 from __future__ import annotations
@@ -14,24 +15,27 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import timedelta
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 import effectonce as eo
+from effectonce.cli.bench_places import at_rest
 from effectonce.cli.bench_reading import (
+    AT_ONCE,
     CannotMeasure,
     Measured,
     Sample,
     TimedSampleClient,
+    Turns,
     bare,
     by_hand,
     nothing,
 )
+from effectonce.cli.bench_turns import TURN, Runs
 from effectonce.errors import ConfigError, EffectOnceError
 from effectonce.handlers import Handler, check_handler
 from effectonce.identity import Source
 from effectonce.policy import MAX_WINDOW
 
-Runs: TypeAlias = Literal["bare", "ours", "handler"]
 WINDOW: Final[timedelta] = MAX_WINDOW
 """Every repeat in the sample counts, however far from the first: so each run can be checked."""
 
@@ -52,6 +56,8 @@ class Job:
     """Whether the handler takes batches, not single events."""
     batch: int
     live: bool
+    turn: int = 0
+    """Messages before it waits until it is its turn again; 0: it runs alone."""
 
     @classmethod
     def read(cls, text: str) -> Job:
@@ -121,15 +127,20 @@ def handler_of(text: str, *, batches: bool) -> Called:
 # -- the runs --------------------------------------------------------------------------------------
 
 
-def run(job: Job) -> Measured:
+def run(job: Job, turns: Turns) -> Measured:
     """Raises EffectOnceError."""
     if job.runs == "bare":
-        return by_hand(job.config, job.sample, job.records, bare, batch=job.batch, live=job.live)
+        return by_hand(
+            *(job.config, job.sample, job.records, bare),
+            batch=job.batch,
+            live=job.live,
+            turns=turns,
+        )
     called = Called(nothing, in_store=False)
     if job.runs == "handler":
         assert job.handler is not None
         called = handler_of(job.handler, batches=job.batches)
-    return _ours(job, called)
+    return _ours(job, called, turns)
 
 
 class _Counted:
@@ -154,7 +165,7 @@ class _Counted:
             self.handled += len(given[0]) if self._batches else 1
 
 
-def _ours(job: Job, called: Called) -> Measured:
+def _ours(job: Job, called: Called, turns: Turns) -> Measured:
     once = eo.Once(
         job.store,
         identify=source_of(job.identify),
@@ -166,7 +177,7 @@ def _ours(job: Job, called: Called) -> Measured:
     )
     counted = _Counted(called.handler, batches=job.batches)
     call: Callable[..., object] = counted.timed if job.runs == "handler" else counted.plainly
-    client = TimedSampleClient(job.config, job.sample, live=job.live)
+    client = TimedSampleClient(job.config, job.sample, live=job.live, turns=turns)
     config = {name: job.config[name] for name in ("bootstrap.servers", "group.id")}
     try:
         with eo.OnceConsumer(config, [job.sample.topic], once, client=client) as consumer:
@@ -185,16 +196,26 @@ def _ours(job: Job, called: Called) -> Measured:
 
 def main() -> int:
     """Run what standard input asks for."""
-    # what a handler prints is not the answer
-    answer_to = os.dup(1)
+    # what a handler prints is not the answer, and what it reads is no turn
+    said, answer_to = os.fdopen(os.dup(0)), os.fdopen(os.dup(1), "w")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
+
+    def wait() -> None:
+        answer_to.write(f"{TURN}\n")
+        answer_to.flush()
+        if not said.readline():
+            raise SystemExit  # whoever asked is gone
+
     answer: dict[str, Any]
     try:
-        answer = {"measured": asdict(run(Job.read(sys.stdin.read())))}
+        job = Job.read(said.readline())
+        turns = Turns(job.turn, wait, at_rest(job.store)) if job.turn else AT_ONCE
+        answer = {"measured": asdict(run(job, turns))}
     except EffectOnceError as error:
         answer = {"error": one_line(error)}
-    with os.fdopen(answer_to, "w") as out:
-        out.write(json.dumps(answer))
+    with answer_to:
+        answer_to.write(json.dumps(answer))
     return 0
 
 

@@ -293,7 +293,7 @@ local puts_from = at
 at = at + 2 * tonumber(puts)
 local puts_to = at
 deletes = take(deletes, 1)
-if puts_to - puts_from + #deletes > 0 then redis.call('HGET', KEYS[3], '') end  -- fails where it is no hash
+if at > puts_from then redis.call('HGET', KEYS[3], '') end  -- fails where it is no hash
 if #deletes > 0 and not redis.acl_check_cmd('HDEL', KEYS[3], '') then
   return redis.error_reply('NOPERM HDEL')
 end
