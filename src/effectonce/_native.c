@@ -35,8 +35,8 @@ enum { SOON = 8, LINE = 64 };
 
 /* Asks for the first lines of an object that is read some steps later: a batch of messages is larger
    than the cache next to a core, so each pass over it would wait for the next one. */
-static void ask_for(PyObject *list, Py_ssize_t at, Py_ssize_t count, int lines) {
-    if (at >= count) return;
+static void ask_for(PyObject *list, Py_ssize_t at, int lines) {
+    if (at >= PyList_Size(list)) return;
     const char *object = (const char *)PyList_GetItem(list, at); /* only its address is used */
     for (int line = 0; line < lines; line++) PREFETCH(object + line * LINE);
 }
@@ -75,7 +75,7 @@ static PyObject *uuid_keys(PyObject *module, PyObject *ids) {
     if (keys == NULL) return NULL;
     unsigned char *key = (unsigned char *)PyBytes_AsString(keys);
     for (Py_ssize_t row = 0; row < count; row++, key += KEY) {
-        ask_for(ids, row + SOON, count, 2);
+        ask_for(ids, row + SOON, 2);
         PyObject *id = PyList_GetItem(ids, row);
         if (!PyBytes_Check(id) || PyBytes_Size(id) != UUID_TEXT ||
             !parse_uuid((const unsigned char *)PyBytes_AsString(id), key)) {
@@ -99,7 +99,7 @@ static PyObject *fingerprints(PyObject *module, PyObject *args) {
     if (found == NULL) return NULL;
     uint32_t *fingerprint = (uint32_t *)PyByteArray_AsString(found);
     for (Py_ssize_t row = 0; row < count; row++) {
-        ask_for(values, row + SOON, count, 3);
+        ask_for(values, row + SOON, 3);
         PyObject *value = PyList_GetItem(values, row);
         if (value == NULL || !PyBytes_CheckExact(value)) {
             Py_DECREF(found);
@@ -443,8 +443,7 @@ static PyObject *repeats(PyObject *module, PyObject *args) {
     if (!PyArg_ParseTuple(args, "y*y*y*b", &seen, &known, &own, &repeat)) return NULL;
     PyObject *answer = NULL, *decisions = NULL, *runs = NULL;
     Py_ssize_t count = seen.len, new = 0, at = 0;
-    if (known.len != count * 4 || own.len != count * 4 ||
-        ((uintptr_t)known.buf | (uintptr_t)own.buf) % 4) {
+    if (known.len != count * 4 || own.len != count * 4) {
         PyErr_SetString(PyExc_ValueError, "no fingerprints of these rows");
         goto done;
     }
@@ -452,10 +451,10 @@ static PyObject *repeats(PyObject *module, PyObject *args) {
     runs = PyByteArray_FromStringAndSize(NULL, count * (Py_ssize_t)sizeof(int64_t));
     if (decisions == NULL || runs == NULL) goto done;
     const unsigned char *is_seen = seen.buf;
-    const uint32_t *was = known.buf, *is = own.buf;
+    const char *was = known.buf, *is = own.buf; /* of whatever alignment */
     unsigned char *decision = (unsigned char *)PyByteArray_AsString(decisions);
     int64_t *run = (int64_t *)PyByteArray_AsString(runs);
-    for (; at < count && (!is_seen[at] || was[at] == is[at]); at++) {
+    for (; at < count && (!is_seen[at] || !memcmp(was + 4 * at, is + 4 * at, 4)); at++) {
         decision[at] = is_seen[at] ? repeat : 0;
         run[new] = at;
         new += !is_seen[at];
@@ -479,6 +478,12 @@ static void put_u32(unsigned char *to, uint32_t number) {
     for (int byte = 0; byte < 4; byte++) to[byte] = (unsigned char)(number >> (24 - 8 * byte));
 }
 
+static int64_t offset_at(const Py_buffer *offsets, Py_ssize_t row) {
+    int64_t offset;
+    memcpy(&offset, (const char *)offsets->buf + row * 8, sizeof offset);
+    return offset;
+}
+
 /* columns(keys, fingerprints, offsets): the least offset, the greatest, and as bytes the keys, the
    fingerprints (>u4) and how far each offset is above the least (>u4, if they are no further). */
 static PyObject *columns(PyObject *module, PyObject *args) {
@@ -487,26 +492,28 @@ static PyObject *columns(PyObject *module, PyObject *args) {
     if (!PyArg_ParseTuple(args, "y*y*y*", &keys, &prints, &offsets)) return NULL;
     PyObject *answer = NULL, *packed = NULL;
     Py_ssize_t count = keys.len / KEY;
-    if (!count || keys.len % KEY || prints.len != count * 4 || offsets.len != count * 8 ||
-        (uintptr_t)prints.buf % 4 || (uintptr_t)offsets.buf % 8) {
+    if (!count || keys.len % KEY || prints.len != count * 4 || offsets.len != count * 8) {
         PyErr_SetString(PyExc_ValueError, "no keys, or no fingerprints and offsets of them");
         goto done;
     }
     packed = PyBytes_FromStringAndSize(NULL, count * (KEY + 8));
     if (packed == NULL) goto done;
-    const uint32_t *print = prints.buf;
-    const int64_t *offset = offsets.buf;
-    int64_t least = offset[0], greatest = offset[0];
+    int64_t least = offset_at(&offsets, 0), greatest = least;
     for (Py_ssize_t row = 1; row < count; row++) {
-        if (offset[row] < least) least = offset[row];
-        if (offset[row] > greatest) greatest = offset[row];
+        int64_t offset = offset_at(&offsets, row);
+        if (offset < least) least = offset;
+        if (offset > greatest) greatest = offset;
     }
     unsigned char *to = (unsigned char *)PyBytes_AsString(packed);
     memcpy(to, keys.buf, (size_t)keys.len);
     to += keys.len;
-    for (Py_ssize_t row = 0; row < count; row++, to += 4) put_u32(to, print[row]);
+    for (Py_ssize_t row = 0; row < count; row++, to += 4) {
+        uint32_t print;
+        memcpy(&print, (const char *)prints.buf + row * 4, sizeof print);
+        put_u32(to, print);
+    }
     for (Py_ssize_t row = 0; row < count; row++, to += 4)
-        put_u32(to, (uint32_t)((uint64_t)offset[row] - (uint64_t)least));
+        put_u32(to, (uint32_t)((uint64_t)offset_at(&offsets, row) - (uint64_t)least));
     answer = Py_BuildValue("LLO", (long long)least, (long long)greatest, packed);
 done:
     Py_XDECREF(packed);
@@ -535,7 +542,7 @@ static PyObject *survey(PyObject *module, PyObject *args) {
     for (Py_ssize_t at = 0; at < count; at++) {
         PyObject *message = PyList_GetItem(messages, at);
         if (message == NULL) goto failed;
-        ask_for(messages, at + SOON, count, 2);
+        ask_for(messages, at + SOON, 2);
         leave_collector(message);
         PyObject *error = PyObject_CallFunctionObjArgs(error_of, message, NULL);
         if (error == NULL) goto failed;
@@ -603,7 +610,7 @@ static PyObject *only_header(PyObject *module, PyObject *args) {
     Py_ssize_t count = PyList_Size(messages);
     PyObject *values = PyList_New(count);
     for (Py_ssize_t at = 0; values != NULL && at < count; at++) {
-        ask_for(messages, at + SOON, count, 2);
+        ask_for(messages, at + SOON, 2);
         PyObject *message = PyList_GetItem(messages, at);
         if (message == NULL) {
             Py_DECREF(values);

@@ -16,8 +16,8 @@ import random
 import signal
 import statistics
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -204,10 +204,11 @@ def measure(
         for number in range(1, rounds + 1):
             progress.update(bar, description=f"round {number} of {rounds}")
             _say(news, f"round {number} of {rounds}: {', '.join(field)}")
-            for runs, measured in _round(job, field, home):
-                wanted = job.records if runs == "bare" else expected
-                figures[runs].append(_checked(measured, job, runs, wanted))
-                progress.advance(bar)
+            with closing(_round(job, field, home)) as answers:
+                for runs, measured in answers:
+                    wanted = job.records if runs == "bare" else expected
+                    figures[runs].append(_checked(measured, job, runs, wanted))
+                    progress.advance(bar)
     return figures
 
 
@@ -217,7 +218,7 @@ def _say(news: Console, text: str) -> None:
         news.print(text, soft_wrap=True)
 
 
-def _round(job: Job, field: Sequence[Runs], home: Path) -> Iterator[tuple[Runs, Measured]]:
+def _round(job: Job, field: Sequence[Runs], home: Path) -> Generator[tuple[Runs, Measured]]:
     with ExitStack() as stack:
         jobs: dict[Runs, dict[str, Any]] = {}
         for runs in random.sample(field, len(field)):
