@@ -353,6 +353,19 @@ def test_no_insert_moves_more_than_its_share_and_all_have_moved_in_time() -> Non
     assert max(moved) <= 200 * module.MOVED_PER_INSERT
 
 
+def test_the_first_slices_into_a_large_table_are_small_or_its_new_pages_hold_a_batch() -> None:
+    count = 250_000  # its table for twice as many has 1,300 pages
+    index = KeyIndex(seed=1, capacity=count)
+    index.insert(random_keys(count, seed=1), prints(count))
+    index.insert(random_keys(1_000, seed=2), prints(1_000))
+    moved = [index._cursor]
+    while filling(index):
+        index.insert(random_keys(1_000, seed=moved[-1]), prints(1_000))
+        moved.append(index._cursor - sum(moved))
+    assert moved[:3] == [module.FIRST_SLICES, module.FIRST_SLICES, 8_000]
+    assert max(moved) <= 8_000
+
+
 def test_keys_are_found_with_their_fingerprints_wherever_they_stand_meanwhile() -> None:
     index, keys = growing()
     for _ in range(200):
