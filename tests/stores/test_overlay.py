@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from effectonce.errors import TransactionClosed
+from effectonce.stores import overlay
 from effectonce.stores.overlay import (
     MAX_KEY_BYTES,
     MAX_VALUE_BYTES,
@@ -85,6 +86,26 @@ def test_a_scan_may_change_what_it_scans() -> None:
 keys = st.binary(max_size=3)
 rows = st.dictionaries(keys, st.binary(max_size=2))
 changes = st.dictionaries(keys, st.none() | st.binary(max_size=2))
+
+
+def test_a_scan_that_is_broken_off_does_not_make_the_next_one_show_rows_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    transaction, first = begun()
+    for key in (b"c", b"a", b"b"):
+        first.put(key, b"1")
+    transaction.keep(first)
+    tx = transaction.begin()
+
+    def timed_out(keys: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(overlay, "sorted", timed_out, raising=False)
+    with pytest.raises(TimeoutError):
+        list(tx.scan())
+    monkeypatch.delattr(overlay, "sorted")
+    tx.put(b"b", b"2")
+    assert list(tx.scan()) == [(b"a", b"1"), (b"b", b"2"), (b"c", b"1")]
 
 
 @given(rows, changes, changes, keys)

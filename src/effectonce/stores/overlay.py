@@ -50,15 +50,14 @@ class Layer:
     Valid while its event lasts: afterwards every call raises TransactionClosed.
     """
 
-    __slots__ = ("_added", "_changes", "_closed", "_fuse", "_order")
+    __slots__ = ("_changes", "_closed", "_fuse", "_order")
 
     def __init__(self, fuse: Fuse) -> None:
         self._fuse = fuse
         self._closed = False
         self._changes: dict[bytes, bytes | None] = {}
         self._order: list[bytes] = []
-        self._added: list[bytes] = []
-        """Keys of changes that are not in `_order` yet: nobody has scanned since."""
+        """The keys of the first so many changes, sorted; the others came since somebody scanned."""
 
     def put(self, key: bytes, value: bytes) -> None:
         self._check(key)
@@ -66,26 +65,25 @@ class Layer:
             raise TypeError(f"a value must be bytes, not {type(value).__name__}")
         if len(value) > MAX_VALUE_BYTES:
             raise ValueError(f"a value may have {MAX_VALUE_BYTES} bytes; this one has {len(value)}")
-        self._change(key, value)
+        self._changes[key] = value
 
     def delete(self, key: bytes) -> None:
         """Remove `key`, whether or not it is there."""
         self._check(key)
-        self._change(key, None)
+        self._changes[key] = None
 
     def changes(self) -> tuple[Write, ...]:
         return tuple(self._changes.items())
 
     def changes_under(self, prefix: bytes) -> list[Write]:
         """The changes of keys that begin with `prefix`, in key order."""
-        if self._added:  # few behind many in order: one pass of the sort
-            self._order += self._added
-            self._order.sort()
-            self._added.clear()
-        start = bisect_left(self._order, prefix)
+        order = self._order
+        if len(order) < len(self._changes):
+            # bound at once: a read that a signal breaks off, or two threads, must leave it whole
+            order = self._order = sorted([*order, *islice(self._changes, len(order), None)])
+        start = bisect_left(order, prefix)
         return [
-            (key, self._changes[key])
-            for key in _while_prefixed(islice(self._order, start, None), prefix)
+            (key, self._changes[key]) for key in _while_prefixed(islice(order, start, None), prefix)
         ]
 
     def change_of(self, key: bytes) -> Write | None:
@@ -94,11 +92,7 @@ class Layer:
 
     def absorb(self, layer: Layer) -> None:
         """Lay its changes over these."""
-        changes = self._changes
-        for key in layer._changes:
-            if key not in changes:
-                self._added.append(key)
-        changes.update(layer._changes)
+        self._changes.update(layer._changes)
 
     def close(self) -> None:
         self._closed = True
@@ -106,11 +100,6 @@ class Layer:
     @property
     def closed(self) -> bool:
         return self._closed or self._fuse.blown
-
-    def _change(self, key: bytes, value: bytes | None) -> None:
-        if key not in self._changes:
-            self._added.append(key)
-        self._changes[key] = value
 
     def _check(self, key: bytes) -> None:
         self._check_open()
