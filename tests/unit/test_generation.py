@@ -320,6 +320,15 @@ def test_a_generation_entered_below_the_old_end_does_not_hide_what_an_older_one_
     life.batch(1, "d", 0)
 
 
+def test_what_is_passed_again_after_a_reset_keeps_its_marker_for_a_window_from_there() -> None:
+    life = Life([WALL_MS - 1] * 8 + [WALL_MS + 1] * 2 + [WALL_MS + 2 * HALF_MS] * 3)
+    life.batch(4, "dddd", 0)
+    life.batch(5, "ddddd", 0)  # in the next generation
+    life.reset(0)
+    for _ in range(3):
+        life.batch(5, "ddddd", 0)
+
+
 @st.composite
 def logs(draw: st.DrawFn) -> list[int]:
     """Timestamps that wander forward, stray back, leap into the future, or are missing."""
