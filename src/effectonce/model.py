@@ -7,14 +7,14 @@ as two u64, so `keys` has the shape (n, 2); `keys.tobytes()` gives the n keys on
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum
 from typing import Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from effectonce.values import dataclass
+from effectonce import values
 
 Keys: TypeAlias = NDArray[np.uint64]
 Fingerprints: TypeAlias = NDArray[np.uint32]
@@ -58,7 +58,7 @@ class GenerationStart:
     """
 
 
-@dataclass(frozen=True, slots=True)
+@values.dataclass(frozen=True, slots=True)
 class Position:
     """The row behind one partition: stored with its markers, and the truth.
 
@@ -140,7 +140,7 @@ class Outcome:
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@values.dataclass(frozen=True, slots=True)
 class Markers:
     """New markers of one commit, as columns. `outcomes` maps a row number to its outcome."""
 
@@ -169,7 +169,7 @@ class Marker:
     outcome: Outcome | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@values.dataclass(frozen=True, slots=True)
 class Query:
     """A look-up: which of these keys has a marker of this run?"""
 
@@ -178,7 +178,7 @@ class Query:
     run: int
 
 
-@dataclass(frozen=True, slots=True)
+@values.dataclass(frozen=True, slots=True)
 class Known:
     """The answer to a `Query`, row for row. Where `seen` is false the fingerprint is noise."""
 
@@ -201,7 +201,7 @@ Write: TypeAlias = tuple[bytes, bytes | None]
 """A user's row: key and value; None deletes."""
 
 
-@dataclass(frozen=True, slots=True)
+@values.dataclass(frozen=True, slots=True)
 class Commit:
     """Markers, position and in-store effects of one partition: all or nothing.
 
@@ -259,7 +259,7 @@ class Unknown:
 CommitResult: TypeAlias = Applied | Already | Stale | Conflict | Unknown
 
 
-@dataclass(frozen=True, slots=True)
+@values.dataclass(frozen=True, slots=True)
 class Committed:
     """Kafka's committed offset of one partition: the witness of the position."""
 

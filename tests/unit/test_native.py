@@ -125,6 +125,14 @@ def test_a_batch_is_planned_in_c_as_in_python(rows: list[tuple[bool, int, int]])
     assert (fast.size, fast.blocked_by) == (slow.size, slow.blocked_by)
 
 
+@pytest.mark.parametrize("kind", [np.int64, np.uint64, np.float64])
+def test_what_another_store_knows_in_other_types_is_planned_all_the_same(kind: type) -> None:
+    keys, own = np.arange(6, dtype=np.uint64).reshape(-1, 2), np.array([7, 8, 9], np.uint32)
+    columns = Columns(AT, np.arange(3), keys, np.array([7, 0, 8, 0, 9, 0], np.uint32)[::2])
+    known: Any = Known(np.array([True, False, True]), own.astype(kind))
+    assert plan(columns, known, 0).runs.tolist() == [1]
+
+
 ROWS = st.tuples(
     st.binary(min_size=16, max_size=16), st.integers(0, 2**32 - 1), st.integers(0, 2**63 - 1)
 )

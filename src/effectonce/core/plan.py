@@ -158,8 +158,11 @@ def _plan_plain(columns: Columns, known: Known) -> Plan | None:
     """Where all are new, or repeats of the same payload, as nearly always; else None."""
     if native is None:
         return None
-    seen, fingerprints = map(np.ascontiguousarray, (known.seen, known.fingerprints))
-    found = native.repeats(seen, fingerprints, columns.fingerprints, _REPEAT)
+    was, now = map(np.ascontiguousarray, (known.fingerprints, columns.fingerprints))
+    try:
+        found = native.repeats(np.ascontiguousarray(known.seen), was, now, _REPEAT)
+    except ValueError:  # columns of other types or lengths: a store of somebody else's
+        return None
     if found is None:
         return None
     decisions, runs = found

@@ -52,8 +52,6 @@ class Shared:
         options.set_write_buffer_manager(self._write_buffers)
         options.set_write_buffer_size(WRITE_BUFFER_BYTES)
         options.set_compression_type(DBCompressionType.lz4())
-        # a database has one writer at a time: 900 rows then take 0.83 ms in place of 1.1
-        options.set_allow_concurrent_memtable_write(False)
         options.set_max_open_files(OPEN_FILES)
         options.set_max_log_file_size(INFO_LOG_BYTES)
         options.set_keep_log_file_num(INFO_LOGS_KEPT)
