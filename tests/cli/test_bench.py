@@ -21,9 +21,10 @@ from rich.console import Console
 from effectonce import header
 from effectonce.cli.bench import measure
 from effectonce.cli.bench_places import SCOPE, place
-from effectonce.cli.bench_reading import reading, take_sample
+from effectonce.cli.bench_reading import CannotMeasure, reading, take_sample
 from effectonce.cli.bench_run import Job
 from effectonce.cli.bench_survey import survey
+from effectonce.cli.bench_turns import running
 from effectonce.identity import Identity
 from effectonce.model import Applied
 from effectonce.stores import open_store
@@ -208,6 +209,13 @@ def test_a_handler_that_raises_is_named_and_nothing_is_left_behind(
     last = said.err.splitlines()[-1]
     assert "ValueError in handlers.py, line" in last
     assert world.traces(topic) == before
+
+
+def test_a_run_that_ends_while_it_waits_for_its_turn_is_named(tmp_path: Path) -> None:
+    with running("ours", {"nonsense": 1}, tmp_path) as run:
+        run.process.wait()
+        with pytest.raises(CannotMeasure, match="the run of ours ended with 1: KeyError"):
+            run.go_on()
 
 
 def test_what_cannot_be_measured_is_one_line_that_says_why(

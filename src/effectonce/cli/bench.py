@@ -264,7 +264,8 @@ def report(
         "messages": seen.records,
         "rounds": asked.rounds,
         "batch": asked.batch,
-        "store": asked.store.partition(":")[0],
+        "store": "redis" if is_redis(asked.store) else asked.store.partition(":")[0],
+        "handles": "batch" if asked.batches else "event",
         "fetched": "live" if asked.live else "ahead",
         "repeats": seen.caught(everywhere=everywhere),
         "repeats_not_caught": 0 if everywhere else seen.elsewhere,
@@ -309,6 +310,8 @@ def show(console: Console, told: Mapping[str, Any]) -> None:
     for name in ("", "messages a second", "share of bare", "ns a message added"):
         table.add_column(name, justify="right" if name else "left")
     for runs, name in _NAMES.items():
+        if runs != "bare":
+            name += ", a batch at a time" if told["handles"] == "batch" else ", an event at a time"
         if f"{runs}_per_second" in told:
             shares = [_cell(told, f"{key}_{runs}", form) for key, form in _SHARES.items()]
             table.add_row(name, _cell(told, f"{runs}_per_second", ",.0f"), *shares)
@@ -357,12 +360,14 @@ def _findings(told: Mapping[str, Any]) -> Iterator[str]:
 
 @contextmanager
 def _tidily() -> Iterator[ExitStack]:
-    """SIGTERM is told like Ctrl-C; a second one does not disturb the clearing away."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    """SIGTERM and SIGHUP are told like Ctrl-C; a second one does not disturb the clearing away."""
+    ends = (signal.SIGTERM, signal.SIGHUP)
+    before = {each: signal.signal(each, signal.default_int_handler) for each in ends}
     stack = ExitStack()
     try:
         yield stack
     finally:
         with undisturbed():
             stack.close()
-        signal.signal(signal.SIGTERM, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -18,6 +18,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
@@ -30,7 +31,7 @@ from effectonce.stores.redis_rows import PREFIX, Space, decode_pairs, quoted
 from effectonce.stores.redis_shared import ID_KEY, index_key
 
 SCOPE: Final = "effectonce-bench-"
-ENDS: Final = (signal.SIGINT, signal.SIGTERM)
+ENDS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _OF_CLIENT: Final = frozenset(("db", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile"))
 
 
@@ -97,20 +98,19 @@ def _folder(home: Path) -> Path:
     return home / "store"
 
 
-def at_rest(url: str) -> Callable[[], object] | None:
-    """Returns once a Redis has done all that was sent, of which the store reads the answer later.
+@contextmanager
+def at_rest(url: str) -> Iterator[Callable[[], object] | None]:
+    """What returns once a Redis has done all that the store has sent; it reads the answers later.
 
     It does one thing after another, so a question behind it all will do.
     """
-    if not is_redis(url):
-        return None
-
-    def ask() -> None:
-        with _link(url) as link:
-            assert link is not None
-            link.call("EXISTS", ID_KEY)
-
-    return ask
+    with _link(url) as link:
+        if link is None:
+            yield None
+            return
+        ask = partial(link.call, "EXISTS", ID_KEY)
+        ask()  # connected before a clock runs
+        yield ask
 
 
 # -- Redis -----------------------------------------------------------------------------------------

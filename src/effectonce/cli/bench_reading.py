@@ -15,6 +15,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil
 from typing import Any, Final, TypeAlias
 
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
@@ -36,7 +37,8 @@ AHEAD_BYTES: Final = 1 << 29
 """Of values at most, which up to three runs hold side by side; librdkafka takes 2 GB."""
 
 _OF_GROUPS: Final = (
-    "group.", "partition.assignment.", "session.", "heartbeat.", "auto.", "enable.auto.",
+    "group.", "partition.assignment.", "session.", "heartbeat.", "max.poll.", "auto.",
+    "enable.auto.",
     "enable.partition.eof", "isolation.level", "on_commit", "statistics.interval.ms",
 )  # fmt: skip
 
@@ -113,7 +115,7 @@ def take_sample(config: Mapping[str, Any], topic: str, most: int) -> Sample:
         consumer.close()
     whole = sum(end - at for at, end in ends)
     share = min(1.0, most / whole) if whole else 0.0
-    return Sample(topic, tuple((end - int((end - at) * share), end) for at, end in ends))
+    return Sample(topic, tuple((end - ceil((end - at) * share), end) for at, end in ends))
 
 
 def _ends(consumer: Consumer, at: TopicPartition) -> tuple[int, int]:

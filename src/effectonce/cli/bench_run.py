@@ -31,7 +31,7 @@ from effectonce.cli.bench_reading import (
     nothing,
 )
 from effectonce.cli.bench_turns import TURN, Runs
-from effectonce.errors import ConfigError, EffectOnceError
+from effectonce.errors import ConfigError, EffectOnceError, PartitionStopped
 from effectonce.handlers import Handler, check_handler
 from effectonce.identity import Source
 from effectonce.policy import MAX_WINDOW
@@ -210,8 +210,9 @@ def main() -> int:
     answer: dict[str, Any]
     try:
         job = Job.read(said.readline())
-        turns = Turns(job.turn, wait, at_rest(job.store)) if job.turn else AT_ONCE
-        answer = {"measured": asdict(run(job, turns))}
+        with at_rest("memory:" if job.runs == "bare" else job.store) as settle:
+            turns = Turns(job.turn, wait, settle) if job.turn else AT_ONCE
+            answer = {"measured": asdict(run(job, turns))}
     except EffectOnceError as error:
         answer = {"error": one_line(error)}
     with answer_to:
@@ -222,4 +223,6 @@ def main() -> int:
 def one_line(error: EffectOnceError) -> str:
     """What it says, the problems of a configuration one behind the other."""
     text = "; ".join(error.problems) if isinstance(error, ConfigError) else str(error)
+    if isinstance(error, PartitionStopped):  # what is committed, and what to do, is of a real run
+        text = text.partition(". Everything before it")[0]
     return " ".join(text.split())

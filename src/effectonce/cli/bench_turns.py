@@ -17,7 +17,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, Literal, TypeAlias
@@ -95,6 +95,9 @@ def running(name: str, job: Mapping[str, Any], folder: Path) -> Iterator[Running
             yield run
         finally:
             process.kill()
+            assert process.stdin is not None
+            with suppress(BrokenPipeError):  # a line that it did not read any more
+                process.stdin.close()
 
 
 def in_turns(
