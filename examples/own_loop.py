@@ -8,7 +8,7 @@
 
 Asking for the next batch commits the last one: its markers, its effects and the position together.
 Repeats are answered before they come here. An event that was never entered is untouched, and comes
-again; one that raised is tried again in place.
+again; one that raised is tried again in place, if you catch what it raised.
 
     KAFKA_BOOTSTRAP=localhost:9092 python examples/own_loop.py STATE_DIRECTORY
 """
@@ -32,9 +32,13 @@ def main(state: str) -> None:
         signal.signal(signal.SIGTERM, lambda number, frame: consumer.stop())
         for batch in consumer:
             for event in batch:
-                with event as tx:
-                    assert isinstance(tx, eo.KeyValueTx)  # for type checkers: effects=InStore()
-                    book(event, tx)
+                try:
+                    with event as tx:
+                        assert isinstance(tx, eo.KeyValueTx)  # for type checkers: effects=InStore()
+                        book(event, tx)
+                except (KeyError, ValueError) as error:  # uncaught it would end the loop
+                    print(f"{event!r}: {error!r}", file=sys.stderr, flush=True)
+                    break  # it comes again with the next batch, and what stands behind it too
 
 
 def book(event: eo.Event, tx: eo.KeyValueTx) -> None:

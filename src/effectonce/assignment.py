@@ -35,7 +35,7 @@ from effectonce.ports import (
     TopicPartition,
 )
 from effectonce.width import Width
-from effectonce.words import hangs, held_up
+from effectonce.words import hangs, held_up, no_partitions
 
 log = logging.getLogger("effectonce")
 
@@ -48,6 +48,7 @@ of the new log and lost ten records (seen). Its id is compared this often."""
 VERIFY_SECONDS: Final = 10.0
 """How long an idle partition goes unheard of by a shared store. A call each; nothing is written."""
 REMIND_SECONDS: Final = 60.0
+QUIET_SECONDS: Final = 5.0
 NOT_KNOWN: Final = UNSET - 1
 """In place of an offset that Kafka was told: it refused it."""
 TEND_SECONDS: Final = 0.1
@@ -97,6 +98,7 @@ class Assignment:
         it, which comes even if it is empty (seen), there is nothing to judge."""
         self._passed_on: dict[TopicPartition, int] = {}
         """Partitions of a job that are not ours, and their ends where they are known."""
+        self._quiet_since = clock.monotonic()
         self._told = self._reminded = self._topics_checked = self.polled_at = self._asked = 0.0
         self._drained = self._flowed = False
         self._width = Width(client, clock.monotonic)
@@ -234,6 +236,9 @@ class Assignment:
         await self._check_topics_now_and_then(now)
         await self._verify_idle(now)
         self._remind(now)
+        if not self.assigned and now - self._quiet_since >= QUIET_SECONDS:
+            self._quiet_since = now + REMIND_SECONDS
+            log.info(no_partitions(self._topics))
 
     async def _begin_due(self, now: float) -> None:
         for owned in self._owned.values():
@@ -367,9 +372,8 @@ class Assignment:
         if now - self._reminded < REMIND_SECONDS:
             return
         self._reminded = now
-        for owned in self._owned.values():
-            if owned.stage is Stage.STOPPED:
-                log.error("still stopped: %s", owned.error)
+        for error in (o.error for o in self._owned.values() if o.stage is Stage.STOPPED):
+            log.error("still stopped: %s", error)
         for gone in self.gone.values():
             log.error("still gone: %s", gone)
         if self.assigned and self._passed_on and self._asked:

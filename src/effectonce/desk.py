@@ -25,7 +25,7 @@ from effectonce.core.outcome import encode_outcome
 from effectonce.core.plan import Columns, Decision, Pending, Plan, plan
 from effectonce.core.settle import Ended, Moment, marked_rows, resolved_rows, settle
 from effectonce.core.stall import attempt, first_start, rest
-from effectonce.errors import NotOpen, StoreCorrupt, StoreError, StoreUnavailable
+from effectonce.errors import ConfigError, NotOpen, StoreCorrupt, StoreError, StoreUnavailable
 from effectonce.event import Source, Work
 from effectonce.hooks import PartitionStalled, Retrying, StoreOutage, emit, get_hooks
 from effectonce.identity import Identified
@@ -361,10 +361,10 @@ class Desk:
         offset = int(task.columns.offsets[resolved])
         if resolved < task.plan.size:
             error = task.work.failures.get(resolved)
-            if isinstance(error, Exception) and task.failed_together:
-                self._failed_together(owned, offset, error)
-            elif isinstance(error, Exception):  # Ctrl-C is raised soon, and no attempt at the event
-                self._failed(owned, offset, error)
+            if isinstance(error, Exception) and not isinstance(error, ConfigError):
+                # those, and Ctrl-C, are raised soon, and no attempt at the event
+                failed = self._failed_together if task.failed_together else self._failed
+                failed(owned, offset, error)
             elif not resolved and not task.work.endings.any():
                 # a loop of the user's that touches nothing must not spin
                 owned.due = self._clock.monotonic() + self._once.retry.wait_seconds(1, 0.0)

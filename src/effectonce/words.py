@@ -38,6 +38,15 @@ def no_topics(missing: Sequence[str]) -> UnknownTopic:
     )
 
 
+def no_partitions(topics: Sequence[str]) -> str:
+    """Why nothing happens yet, or any more."""
+    return (
+        f"no partition of {', '.join(topics)} was assigned yet: the group waits for its other "
+        "members, and for a killed one until its session is over (session.timeout.ms, 45 s unless "
+        "you set it)"
+    )
+
+
 def hangs(late: Task | Flight, seconds: float) -> HandlerTimeout:
     """Why a consumer has left its group at once."""
     return HandlerTimeout(
@@ -69,7 +78,8 @@ def blocked(at: Partition, identified: Identified, row: int, offset: int) -> Par
     return IdReused(
         f"{at} offset {offset}: its event ID was used before, with another payload: two "
         "different events share it, or `identify` picks the wrong field. Everything before it "
-        "is committed; the record stays in Kafka. Mend the producer or `identify`"
+        "is committed; the record stays in Kafka. Mend the producer or `identify`; `effectonce "
+        "inspect --id` says where the first one came from"
     )
 
 
@@ -88,12 +98,15 @@ def gave_up(
     """Why a record that failed as often as it may stops its partition."""
     behind = "what was done behind it is marked" if in_lanes else "nothing behind it was run"
     failed = HandlerFailed(
-        f"{at} offset {offset}: the handler failed {attempts} times, at last with "
-        f"{raised(error)}. Everything before it is committed, {behind}; the record stays in "
-        "Kafka. Mend the handler and restart"
+        f"{at} offset {offset}: the handler failed {_times(attempts)}{raised(error)}. Everything "
+        f"before it is committed, {behind}; the record stays in Kafka. Mend the handler and restart"
     )
     failed.__cause__ = error
     return failed
+
+
+def _times(attempts: int) -> str:
+    return "with " if attempts == 1 else f"{attempts} times, at last with "
 
 
 def raised(error: BaseException) -> str:

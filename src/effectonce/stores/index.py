@@ -56,8 +56,8 @@ percentile of a batch is 0.3 to 0.5 ms with each. The last takes longer, which f
 buckets; the first ones would."""
 
 FIRST_SLICES: Final = 1000
-"""Keys of a slice at most, until as many have moved as the fresh table has pages: to them every page
-is new, for 0.7 to 3 µs. Of 7,200 keys the first held a batch for 28 ms (2.5e6 keys there)."""
+"""Keys of a slice at most, until as many have moved as the fresh table has pages: to them every
+page is new, for 0.7 to 3 µs. Of 7,200 keys the first held a batch for 28 ms (2.5e6 keys there)."""
 
 LEAST_SLICE: Final = 256
 """A slice has a fixed cost of 20 µs, so even an insert of one key moves some."""
