@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import re
+from dataclasses import fields
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -78,6 +80,25 @@ def test_every_part_of_an_event_and_of_a_batch_stands_there() -> None:
     for kind in (eo.Event, eo.Batch):
         for name in (each for each in vars(kind) if not each.startswith("_")):
             assert re.search(rf"\b{name}\b", told), name
+
+
+@pytest.mark.parametrize("kind", get_args(hooks.HookEvent))
+def test_every_field_of_an_event_for_hooks_stands_there(kind: Any) -> None:
+    line = re.search(rf"^\| `{kind.__name__}` .*$", section("Watching"), re.MULTILINE)
+    assert line is not None
+    for each in fields(kind):
+        assert f"`{each.name}`" in line[0], each.name
+
+
+def test_a_name_that_is_elsewhere_is_there() -> None:
+    told = re.findall(r"^\| `(effectonce[\w.]*)` \| (.*) \|$", section("Names"), re.MULTILINE)
+    assert len(told) == 7
+    for module, names in told:
+        found = re.findall(r"`(\w+)(?:\(|`)", names)
+        assert found
+        assert all(hasattr(import_module(module), name) for name in found if name[0].isupper()), (
+            names
+        )
 
 
 def test_every_fixture_stands_there() -> None:

@@ -64,7 +64,7 @@ class PartitionReleased:
 
     at: Partition
     reason: str
-    """"revoked", "lost", "closed", "stale"."""
+    """"revoked", "lost", "closed", "late" (its handler was at work), "cut off"."""
 
 
 @dataclass(frozen=True, slots=True)
