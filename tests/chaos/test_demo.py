@@ -15,7 +15,15 @@ from effectonce.testing.chaos.run import Report
 pytestmark = pytest.mark.alone
 
 KEYS = {
-    *("delivered", "distinct", "effects", "suppressed", "kills", "freezes"),
+    *(
+        "delivered",
+        "distinct",
+        "effects",
+        "suppressed",
+        "kills",
+        "kills_between_effect_and_commit",
+        "freezes",
+    ),
     *("lost", "repeated", "events_per_second", "seed"),
 }
 

@@ -19,7 +19,8 @@ from effectonce.testing.chaos.run import Broker, Report, run
 from effectonce.testing.servers import KafkaServer, MockKafka, ServerError
 
 FIGURES: Final = (
-    *("delivered", "distinct", "effects", "suppressed", "kills", "freezes"),
+    *("delivered", "distinct", "effects", "suppressed", "kills"),
+    *("kills_between_effect_and_commit", "freezes"),
     *("lost", "repeated", "events_per_second", "seed"),
 )
 BROKERS: Final = {"mock": "librdkafka's mock broker", "kafka": "Apache Kafka"}
