@@ -5,12 +5,13 @@ from __future__ import annotations
 import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 import effectonce as eo
-from effectonce.model import Partition
+from effectonce.model import Committed, Partition
 from effectonce.now import now
 from effectonce.owned import Partial
 from effectonce.ports import Records, TopicPartition
@@ -308,3 +309,26 @@ def test_a_run_that_is_refused_changes_nothing_for_the_one_that_goes_on() -> Non
     with consumer_of(InTurn(1), MemoryStore()) as consumer:
         consumer.run_batches(handler, size=7, until=eo.END)
     assert max(sizes) == 7
+
+
+class StaleClient(LogClient):
+    """Behind the first records of a poll come some from before the seek, as librdkafka's did."""
+
+    def fetch(self, limit: int, timeout_seconds: float) -> Sequence[Records]:
+        found = [
+            each for each in super().fetch(limit, timeout_seconds) if isinstance(each, SomeRecords)
+        ]
+        stale = self._log.read(0, 4).rows
+        return [replace(each, rows=[*each.rows[:1], *stale, *each.rows[1:]]) for each in found]
+
+
+@pytest.mark.parametrize("lanes", [1, 3])
+def test_records_from_before_the_position_do_not_run_wherever_in_a_poll_they_come(
+    lanes: int,
+) -> None:
+    log, ran = Log({n: f"event-{n}" for n in range(9)}), list[int]()
+    log.committed = Committed(4)  # by a group without a store of ours: no marker says what ran
+    client = StaleClient(log, a_poll=3)
+    with consumer_of(client, MemoryStore(), effects=eo.Outside("repeat")) as consumer:
+        consumer.run(lambda event: ran.append(event.offset), until=eo.END, lanes=lanes)
+    assert sorted(ran) == [4, 5, 6, 7, 8]
