@@ -479,7 +479,7 @@ class Assignment:
                 self._passed_on[owned.key] = owned.log_end
             if busy is None or owned is not busy.owned:
                 await self.release(owned, reason)
-        self.assigned = bool(self._owned)
+        self.assigned, self._quiet_since = bool(self._owned), self._clock.monotonic()
         if mode is not None:
             await self._tell([o for o in going if o.position is not None], mode)
 

@@ -362,7 +362,7 @@ class Desk:
         if resolved < task.plan.size:
             error = task.work.failures.get(resolved)
             if isinstance(error, Exception) and not isinstance(error, ConfigError):
-                # those, and Ctrl-C, are raised soon, and no attempt at the event
+                # else it is let through (handlers.py), and no attempt at the event
                 failed = self._failed_together if task.failed_together else self._failed
                 failed(owned, offset, error)
             elif not resolved and not task.work.endings.any():

@@ -177,7 +177,7 @@ class Work:
 
     def finish(self, rows: Rows) -> None:
         """A batch handler returned: what it did not mark is done."""
-        if self.marks.count(0) == len(self.marks):  # it marked none
+        if self.marks.count(_UNTOUCHED) == len(self.marks):  # it marked none
             self.endings[rows] = _DONE
             return
         ended = self.endings[rows]

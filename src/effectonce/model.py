@@ -259,7 +259,7 @@ class Unknown:
 CommitResult: TypeAlias = Applied | Already | Stale | Conflict | Unknown
 
 
-@values.dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class Committed:
     """Kafka's committed offset of one partition: the witness of the position."""
 

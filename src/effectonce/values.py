@@ -1,8 +1,8 @@
 """`dataclass(frozen=True)` for what is made with every batch: frozen to the type checker alone.
 
 The standard one has a frozen instance's `__init__` set each field through `object.__setattr__`,
-100 ns a field in place of 20. A batch makes thirty of them: 60 of 380 us (batches of 1000). So
-here nothing stops an assignment at run time; mypy does. Equality and hash are as ever.
+110 ns a field in place of 27; with it a batch of 1000 took 12 of 380 us more. So here nothing
+stops an assignment at run time; mypy does. Equality and hash are as ever.
 """
 
 from __future__ import annotations

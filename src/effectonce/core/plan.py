@@ -85,7 +85,10 @@ class Pending:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """One partition's records in delivered order, as far as decisions need them."""
+    """One partition's records in delivered order, as far as decisions need them.
+
+    Their offsets rise; whoever makes batches sees to it (width.py).
+    """
 
     at: Partition
     offsets: Offsets
